@@ -1,0 +1,209 @@
+"""The feature store: what `mla prepare` writes and training reads.
+
+    data/NAME/
+      manifest.json          written last: feature specs, shapes, versions, counts, classes, checksums, fingerprint
+      index.parquet          one row per sample: the manifest's columns; per modality its row in the shards (-1: none),
+                             length (real frames or tokens), sum, sum of squares and count of its values, and, where
+                             it comes from files, the hash of its row: equal ones look the same to every encoder
+      <modality>/NNNNN.npy   shards of a fixed number of rows, one row per sample that has the modality
+
+The store knows no splits and is not normalised, so changing fold or protocol decodes nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from mla_cli.errors import MlaError
+from mla_cli.files import read_json
+from mla_cli.schema import FeatureSpec, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+SHARD_BYTES = 4 << 20  # a shard finished is a shard never redone, so it should take seconds, not minutes
+LARGE_SHARD_BYTES = 64 << 20  # for many samples: a shard is held in memory, and every open one takes a file handle
+MANY_SHARDS = 256
+_SPEC: TypeAdapter = TypeAdapter(FeatureSpec)
+
+
+def rows_per_shard(shape: tuple[int, ...], dtype: np.dtype, count: int = 0) -> int:
+    """A power of two between 64 and 4,096 that keeps a shard near SHARD_BYTES; more where `count` rows are many."""
+    row = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    rows = max(SHARD_BYTES // row, min(count // MANY_SHARDS, LARGE_SHARD_BYTES // row))
+    return 1 << min(12, max(6, rows.bit_length() - 1))
+
+
+def moments(kind: str, array: np.ndarray, valid: int) -> tuple[list[float], list[float], int]:
+    """Sum, sum of squares and count of one sample's values, per channel for images and video, over all else together.
+
+    Audio counts its real frames only, not the padding. Text has none (count 0). Sums are exact for uint8.
+    """
+    if kind == "text":
+        return [0.0], [0.0], 0
+    values = array.astype(np.float64)
+    if kind in ("image", "video"):
+        axes = tuple(i for i in range(values.ndim) if i != values.ndim - 3)
+        return values.sum(axes).tolist(), np.square(values).sum(axes).tolist(), int(values[..., 0, :, :].size)
+    if kind == "fbank":
+        values = values[:, :valid]
+    return [float(values.sum())], [float(np.square(values).sum())], int(values.size)
+
+
+@dataclass(frozen=True)
+class ModalityStore:
+    """One modality's shards: row i lies in shard i // rows_per_shard. Shards are memory-mapped, never copied whole."""
+
+    folder: Path
+    kind: str
+    spec: Section
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    num_rows: int
+    shard_rows: int
+
+    @cached_property
+    def shards(self) -> list[np.ndarray]:
+        count = -(-self.num_rows // self.shard_rows)
+        paths = [self.folder / f"{number:05d}.npy" for number in range(count)]
+        try:
+            # asarray: a plain view of the map; indexing the memmap subclass costs more per batch
+            shards = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths]
+        except (OSError, ValueError, EOFError) as error:
+            raise MlaError(
+                f"cannot read `{self.folder}`: {error}", "prepare the data set again with --force"
+            ) from error
+        for number, shard in enumerate(shards):
+            rows = min(self.shard_rows, self.num_rows - number * self.shard_rows)
+            if shard.shape != (rows, *self.shape) or shard.dtype != self.dtype:
+                raise MlaError(
+                    f"`{paths[number]}` holds {shard.dtype} {shard.shape}, not {self.dtype} {(rows, *self.shape)}",
+                    "prepare the data set again with --force",
+                )
+        return shards
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Gather rows: int (n,) -> (n, *shape), a copy in the order asked for."""
+        if len(self.shards) == 1:
+            return self.shards[0][rows]
+        out = np.empty((len(rows), *self.shape), self.dtype)
+        number, offset = np.divmod(rows, self.shard_rows)
+        for shard in np.unique(number):
+            chosen = np.flatnonzero(number == shard)
+            out[chosen] = self.shards[shard][offset[chosen]]
+        return out
+
+    def blocks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows in order, a bounded block at a time."""
+        for start in range(0, len(rows), self.shard_rows):
+            yield self.take(rows[start : start + self.shard_rows])
+
+
+@dataclass
+class Store:
+    """A prepared data set. Open it with `Store.open`."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open a complete store. Raises MlaError for one that is absent, unfinished or of another format."""
+        if not (path / "manifest.json").is_file():
+            raise MlaError(f"no prepared data under `{path}`", f"run `mla prepare {path.name}`")
+        manifest = read_json(path / "manifest.json")
+        if manifest.get("format") != FORMAT:
+            raise MlaError(
+                f"`{path}` has store format `{manifest.get('format')}`, this version reads `{FORMAT}`",
+                f"run `mla prepare {manifest.get('dataset', path.name)} --force`",
+            )
+        return cls(path, manifest)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.manifest["classes"]
+
+    @property
+    def modalities(self) -> list[str]:
+        """In the data set's order of training."""
+        return list(self.manifest["order"])
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @cached_property
+    def index(self) -> "pd.DataFrame":
+        """One row per sample, sorted by id."""
+        import pandas as pd  # not at the top: the worker processes of `mla prepare` use the rest of this module
+
+        try:
+            return pd.read_parquet(self.path / "index.parquet")
+        except (OSError, ValueError) as error:
+            raise MlaError(
+                f"cannot read `{self.path / 'index.parquet'}`: {error}", "prepare again with --force"
+            ) from error
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 (sample,): position of each label in `classes`, -1 where there is none (new, unlabelled rows)."""
+        number = {name: i for i, name in enumerate(self.classes)}
+        return np.array([number.get(label, -1) for label in self.index["label"]], np.int32)
+
+    def spec(self, modality: str) -> Section:
+        return _SPEC.validate_python(self.manifest["modalities"][modality]["spec"])
+
+    def modality(self, name: str) -> ModalityStore:
+        """The shards of one modality."""
+        entry = self.manifest["modalities"][name]
+        spec = self.spec(name)
+        return ModalityStore(
+            folder=self.path / name,
+            kind=spec.kind,  # type: ignore[attr-defined]
+            spec=spec,
+            shape=tuple(entry["shape"]),
+            dtype=np.dtype(entry["dtype"]),
+            num_rows=entry["rows"],
+            shard_rows=entry["rows_per_shard"],
+        )
+
+    def positions(self, modalities: list[str]) -> np.ndarray:
+        """int64 (sample, modality): each sample's row in the modality's shards, -1 where it is absent."""
+        return self.index[[f"row.{m}" for m in modalities]].to_numpy(np.int64)
+
+    def normalisation(self, modality: str, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation over those of the given samples (the training rows) that have the modality.
+
+        float64, summed in index order.
+        Per channel for images (c, 1, 1), one number for audio, per column for vectors (width,); text: 0 and 1.
+        Constant channels or columns get sd 1, so that they become 0.
+        """
+        store, positions = self.modality(modality), self.positions([modality])[:, 0]
+        samples = np.sort(samples[positions[samples] >= 0])
+        if store.kind == "text" or not len(samples):
+            return np.zeros(1), np.ones(1)
+        if store.kind == "vector":  # per column: the rows themselves, in blocks
+            rows = positions[samples]
+            total, squares = np.zeros(store.shape), np.zeros(store.shape)
+            for block in store.blocks(rows):
+                total += block.sum(0, dtype=np.float64)
+            mean = total / len(rows)
+            for block in store.blocks(rows):  # two passes: columns differ by a factor of 100,000 in spread
+                squares += np.square(block - mean).sum(0)
+            variance = squares / len(rows)
+        else:
+            chosen = self.index.iloc[samples]
+            count = chosen[f"count.{modality}"].sum()
+            mean = np.stack(chosen[f"sum.{modality}"].to_list()).sum(0) / count
+            variance = np.stack(chosen[f"sum_squares.{modality}"].to_list()).sum(0) / count - np.square(mean)
+            if store.kind in ("image", "video"):
+                mean, variance = mean[:, None, None], variance[:, None, None]
+        variance = np.maximum(variance, 0)
+        constant = variance <= 1e-12 * np.square(mean)  # what rounding leaves, whatever the unit
+        return mean, np.where(constant, 1.0, np.sqrt(variance))

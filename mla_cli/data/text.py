@@ -1,0 +1,203 @@
+"""Text -> token numbers: UTF-8 bytes, hashed character n-grams, or BERT's WordPiece; and reading text files.
+
+Bytes and n-grams need no vocabulary. The n-grams are those of fastText (Bojanowski et al. 2017, arXiv 1607.04606): of
+`<word>` with its boundary marks, and the whole `<word>` itself; their hash is CRC-32, equal in every process, Python
+version and machine (Python's `hash` is not).
+
+WordPiece here equals BERT's own (Devlin et al. 2019: basic tokenisation, then greedy longest match first, `[UNK]` for a
+word that cannot be built or has more than 100 characters), without special tokens; that is `BertNormalizer`,
+`BertPreTokenizer` and `WordPiece` of the package `tokenizers`, but for a final Greek sigma and characters whose class
+differs between Unicode versions. The vocabulary is a file of the user's; none is ever downloaded.
+"""
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from mla_cli.data.media import BadMedia, Source, decoding, open_source
+from mla_cli.errors import MlaError
+from mla_cli.schema import TextSpec
+
+MAX_TEXT_BYTES = 2**24  # of one text file
+LONGEST_WORD = 100  # characters; BERT's own limit for WordPiece
+UNKNOWN = "[UNK]"
+_WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters, digits and _, or one mark
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_text(kind: str, root: Path, ref: str, allow_outside: bool = False) -> str:
+    """The text of a reference: itself for kind `text`; for `text_file` the file's, UTF-8 or as `#encoding=` says."""
+    if kind == "text":
+        text = ref
+    else:
+        source, parsed = open_source(root, ref, allow_outside)
+        data = _read_bytes(source)
+        encoding = parsed.encoding or "utf-8-sig"  # which drops the mark that Windows editors put first
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            where = f"byte {error.start} (0x{data[error.start]:02x})"
+            raise BadMedia("text_undecodable", f"`{ref}` is not {encoding.removesuffix('-sig')} at {where}") from error
+        except LookupError as error:
+            raise BadMedia("text_undecodable", f"`{encoding}` is not a text encoding") from error
+    if not text.strip():
+        raise BadMedia("empty", "the text is empty")
+    return text
+
+
+def _read_bytes(source: Source) -> bytes:
+    if not isinstance(source, str | Path):
+        data = source.getvalue()
+    else:
+        with decoding(f"`{Path(source).name}`"), open(source, "rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadMedia("text_undecodable", f"more than {MAX_TEXT_BYTES:,} bytes are not taken for a text")
+    return data
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def token_count(spec: TextSpec) -> int:
+    """Number of distinct token numbers: they lie in [0, token_count). Raises `MlaError` for a missing vocabulary."""
+    if spec.tokens == "bytes":
+        return 256
+    return spec.buckets if spec.tokens == "ngrams" else max(read_vocabulary(spec).values()) + 1
+
+
+def tokenize(spec: TextSpec, text: str) -> list[int]:
+    """The first `spec.length` token numbers of a text; `lower` applies to every kind of token."""
+    if spec.tokens == "bytes":
+        return list((text.lower() if spec.lower else text).encode("utf-8", "replace")[: spec.length])
+    if spec.tokens == "ngrams":
+        return [zlib.crc32(gram.encode("utf-8", "replace")) % spec.buckets for gram in ngrams(spec, text)]
+    vocabulary = read_vocabulary(spec)
+    numbers: list[int] = []
+    for word in basic_words(text, spec.lower):
+        numbers += [vocabulary[piece] for piece in split_word(word, vocabulary)]
+        if len(numbers) >= spec.length:
+            break
+    return numbers[: spec.length]
+
+
+# ---------------------------------------------------------------- n-grams
+
+
+def ngrams(spec: TextSpec, text: str) -> list[str]:
+    """The first `spec.length` n-grams: all whole words first, so that a long text loses n-grams before words.
+
+    >>> ngrams(TextSpec(ngram_min=3, ngram_max=3), "My cat")
+    ['<my>', '<cat>', '<my', 'my>', '<ca', 'cat', 'at>']
+    """
+    if spec.ngram_min > spec.ngram_max:
+        raise MlaError(
+            f"`ngram_min` is {spec.ngram_min} and `ngram_max` is {spec.ngram_max}", "make `ngram_max` the larger one"
+        )
+    words = [f"<{word}>" for word in _WORD.findall(text.lower() if spec.lower else text)[: spec.length]]
+    grams = words.copy() if spec.words else []
+    for word in words:
+        if len(grams) >= spec.length:
+            break
+        for size in range(spec.ngram_min, spec.ngram_max + 1):
+            starts = range(len(word) - size + 1)
+            grams += [word[s : s + size] for s in starts if size < len(word) or not spec.words]  # `<word>` is there
+    return grams[: spec.length]
+
+
+# ---------------------------------------------------------------- WordPiece
+
+
+def read_vocabulary(spec: TextSpec) -> dict[str, int]:
+    """token -> number: the line of the file `spec.vocabulary`, or of `vocab.txt` in that folder."""
+    hint = "set `vocabulary` to a BERT `vocab.txt` or to a tokenizer folder that holds one"
+    if spec.vocabulary is None:
+        raise MlaError("`tokens: wordpiece` needs a vocabulary", hint)
+    path = Path(spec.vocabulary).expanduser()
+    path = path / "vocab.txt" if path.is_dir() else path
+    if not path.is_file():
+        raise MlaError(f"no vocabulary at `{path}`", hint)
+    return _read_vocabulary(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_vocabulary(path: Path, stamp: int) -> dict[str, int]:
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise MlaError(f"the vocabulary `{path}` is not UTF-8", "give a text file with one token per line") from error
+    vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
+    if UNKNOWN not in vocabulary:
+        raise MlaError(f"the vocabulary `{path}` has no `{UNKNOWN}`", "give BERT's `vocab.txt`, one token per line")
+    return vocabulary
+
+
+def split_word(word: str, vocabulary: dict[str, int]) -> list[str]:
+    """Greedy longest match first; pieces after the first begin with `##`."""
+    if len(word) > LONGEST_WORD:
+        return [UNKNOWN]
+    pieces: list[str] = []
+    start = 0
+    while start < len(word):
+        mark = "##" if start else ""
+        end = next((e for e in range(len(word), start, -1) if mark + word[start:e] in vocabulary), None)
+        if end is None:
+            return [UNKNOWN]
+        pieces.append(mark + word[start:end])
+        start = end
+    return pieces
+
+
+def basic_words(text: str, lower: bool) -> Iterator[str]:
+    """BERT's basic tokenisation: clean, set Chinese characters apart, split at spaces, fold, split at punctuation."""
+    spaced = []
+    for char in text:
+        category = unicodedata.category(char)
+        if char in " \t\n\r" or category == "Zs":
+            spaced.append(" ")
+        elif char != "\ufffd" and not category.startswith("C"):
+            spaced.append(f" {char} " if _is_chinese(ord(char)) else char)
+    for word in "".join(spaced).split():
+        if lower:
+            word = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(c) != "Mn")
+        yield from _split_punctuation(word)
+
+
+def _split_punctuation(word: str) -> Iterator[str]:
+    """Runs without punctuation, and each punctuation mark by itself."""
+    start = 0
+    for place, char in enumerate(word):
+        if _is_punctuation(char):
+            if start < place:
+                yield word[start:place]
+            yield char
+            start = place + 1
+    if start < len(word):
+        yield word[start:]
+
+
+def _is_punctuation(char: str) -> bool:
+    # BERT counts every ASCII mark, such as `$` and `^`, which Unicode calls symbols.
+    return unicodedata.category(char).startswith("P") or (char.isascii() and char.isprintable() and not char.isalnum())
+
+
+# CJK ideographs as in BERT: the unified block, extensions A to E, and the compatibility forms; no kana, no hangul.
+_CHINESE = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+def _is_chinese(code: int) -> bool:
+    return any(low <= code <= high for low, high in _CHINESE)

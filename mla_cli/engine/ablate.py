@@ -1,0 +1,221 @@
+"""`mla ablate`: one recipe -> a grid of runs -> tables. Finished runs are reused, interrupted ones are resumed."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mla_cli.engine import results
+from mla_cli.engine.data import complete, ensure_prepared, open_store, run_fingerprint
+from mla_cli.engine.evaluate import Request, evaluate
+from mla_cli.engine.events import Epoch, Note, Progress, Started, Steps
+from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
+from mla_cli.engine.grids import Grid, custom_grid, default_grid, missing_grid
+from mla_cli.engine.numbers import parse_rates_list
+from mla_cli.engine.run import Run, remember, run_name
+from mla_cli.errors import MlaError
+from mla_cli.files import make_folder, write_json
+from mla_cli.recipe import validate
+from mla_cli.registry import did_you_mean
+from mla_cli.schema import Recipe
+
+DEFAULT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+MISSING_RATES = (0.0, 0.2, 0.4, 0.6)  # of the preset `missing`, in training and at test time
+PRESETS = ("missing",)
+
+
+@dataclass
+class Ablation:
+    """What `ablate` made: where it lies and its tidy rows (column `setting` apart, in `settings`)."""
+
+    path: Path
+    rows: pd.DataFrame
+    labels: dict[str, str]
+    full: str
+    runs: list[Run]
+    reused: int
+    failed: list[str] = field(default_factory=list)
+    smoke: bool = False
+    grid: str = "default"
+
+
+@dataclass
+class Plan:
+    """What the command asked for. over: (key, values) of the grid's axes; none means the default grid.
+
+    rates: comma-separated test-time missing rates; None: those of 0, 0.1, ... 0.5 that the modalities allow. preset: a
+    named grid in place of the default one; with `missing` the rates are those of training too.
+    """
+
+    recipe: Recipe
+    over: list[tuple[str, list[Any]]]
+    seeds: list[int]
+    rates: str | None
+    mask_seeds: list[int]
+    preset: str | None = None
+
+
+def highest_rate(num_modalities: int) -> float:
+    """What `kept_one` can still meet: one entry of every complete sample stays."""
+    return 1 - 1 / num_modalities
+
+
+def rates_of(plan: Plan, recipe: Recipe) -> tuple[list[float], list[float]]:
+    """The missing rates to evaluate, and those of the defaults that the number of modalities rules out."""
+    if plan.rates is not None:
+        return parse_rates_list(plan.rates), []
+    count = len(recipe.dataset.modalities or [])
+    wanted = MISSING_RATES if plan.preset == "missing" else DEFAULT_RATES
+    met = [rate for rate in wanted if rate == 0 or rate <= highest_rate(count)]
+    return met, [rate for rate in wanted if rate not in met] if plan.preset else []
+
+
+def make_grid(plan: Plan, recipe: Recipe, rates: list[float]) -> Grid:
+    """The grid of a plan. Raises MlaError for an unknown preset, or a preset together with axes of one's own."""
+    if plan.preset is None:
+        return custom_grid(recipe, plan.over, plan.seeds) if plan.over else default_grid(recipe, plan.seeds)
+    if plan.preset not in PRESETS:
+        raise MlaError(f"no preset named `{plan.preset}`", did_you_mean(plan.preset, list(PRESETS)))
+    if plan.over:
+        raise MlaError("`--preset` and `--over` exclude each other", "set other keys with `--set key=value`")
+    return missing_grid(recipe, plan.seeds, rates)
+
+
+def ablate(
+    plan: Plan, data_dir: Path, run_dir: Path, workers: int | None = None, device: str = "auto"
+) -> Steps[Ablation]:
+    """Train what is not finished yet, on all cores; the generator's value is an `Ablation`.
+
+    Raises MlaError if every run failed; single failures are listed and the others go on.
+    """
+    yield from ensure_prepared(plan.recipe, data_dir)
+    recipe = complete(plan.recipe, open_store(plan.recipe, data_dir))
+    rates, left_out = rates_of(plan, recipe)
+    if left_out:
+        yield Note(f"missing rates {left_out} cannot be met with {len(recipe.dataset.modalities or [])} modalities")
+    grid = make_grid(plan, recipe, rates)
+    mask_seeds = plan.mask_seeds
+    store = open_store(grid.settings[0].recipe, data_dir)
+    jobs: dict[str, Recipe] = {}
+    names: dict[tuple[str, int], str] = {}
+    for setting, seed, recipe in grid.recipes():
+        name = run_name(complete(recipe, store), run_fingerprint(recipe, store))
+        jobs[name], names[setting.label, seed] = recipe, name
+    todo = [name for name in jobs if Run(run_dir / name).state != "finished"]
+    make_folder(run_dir)
+    yield Note(f"{len(jobs)} runs, {len(jobs) - len(todo)} finished already, {len(todo)} to do")
+    failed = yield from train_all([(name, jobs[name]) for name in todo], data_dir, run_dir, workers, device)
+    rows, labels = collect(grid, names, run_dir, rates, mask_seeds, failed)
+    if not rows:
+        raise MlaError("no run of the grid finished: " + "; ".join(failed), "see the errors above")
+    key = json.dumps([sorted(jobs), list(rates), list(mask_seeds)])
+    path = make_folder(
+        run_dir / f"ablate-{grid.settings[0].recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    )
+    table = pd.concat(rows, ignore_index=True)
+    tidy = table[list(results.COLUMNS)].drop_duplicates()
+    results.write_csv(tidy, path / "results.csv")
+    write_json(path / "settings.json", {"settings": labels, "seeds": grid.seeds, "runs": sorted(jobs)})
+    first = names[grid.settings[0].label, grid.seeds[0]]
+    if (run_dir / first).is_dir() and Run(run_dir / first).state == "finished":
+        remember(run_dir, first)  # `mla eval` after an ablation takes the full method's first seed
+    done = [Run(run_dir / name) for name in jobs if name not in failed]
+    return Ablation(
+        path=path,
+        rows=table,
+        labels=labels,
+        full=grid.settings[0].label,
+        runs=done,
+        reused=len(jobs) - len(todo),
+        failed=failed,
+        smoke=bool(table["smoke"].any()),
+        grid=grid.name,
+    )
+
+
+def train_all(
+    jobs: list[tuple[str, Recipe]], data_dir: Path, run_dir: Path, workers: int | None, device: str
+) -> Steps[list[str]]:
+    """Run the jobs in worker processes; the value is the list of names that failed."""
+    if not jobs:
+        return []
+    tasks = [(recipe.model_dump(), str(data_dir), str(run_dir), device) for _, recipe in jobs]
+    total = sum(recipe.train.epochs for _, recipe in jobs)
+    epochs, failed = [0] * len(jobs), []
+    yield Progress("epochs", 0, total)
+    for result in run_tasks("mla_cli.engine.ablate:train_one", tasks, workers):
+        name, recipe = jobs[result.index]
+        if isinstance(result, TaskEvent):
+            event = result.event
+            if isinstance(event, Started):
+                epochs[result.index] = event.first_epoch - 1
+            elif isinstance(event, Epoch):
+                epochs[result.index] = event.number
+            elif isinstance(event, Note) and event.warning:
+                yield Note(f"{name}: {event.text}", warning=True)
+            yield Progress("epochs", sum(epochs), total)
+        elif isinstance(result, TaskDone):
+            epochs[result.index] = recipe.train.epochs
+            yield Progress("epochs", sum(epochs), total)
+            if result.error is not None:
+                failed.append(name)
+                yield Note(f"{name} failed: {result.error.message}", warning=True)
+            else:
+                yield Note(f"{name} finished")
+    return failed
+
+
+def train_one(task: tuple[dict[str, Any], str, str, str]) -> Steps[None]:
+    """One run in a worker: one torch thread, going on where an interrupted one stopped."""
+    from mla_cli.engine.train import train
+
+    content, data_dir, run_dir, device = task
+    recipe = validate(content, content["name"])
+    for event in train(recipe, Path(data_dir), Path(run_dir), device, threads=recipe.train.threads or 1, resume=True):
+        if isinstance(event, Started | Epoch | Note):
+            yield event
+
+
+def collect(
+    grid: Grid,
+    names: dict[tuple[str, int], str],
+    run_dir: Path,
+    rates: Sequence[float],
+    mask_seeds: Sequence[int],
+    failed: list[str],
+) -> tuple[list[pd.DataFrame], dict[str, str]]:
+    """Tidy rows of every setting and seed, with a column `setting`. Missing rates that a setting cannot meet (one
+    modality alone) are left out of its rows."""
+    found, labels = [], {}
+    for setting, seed, recipe in grid.recipes():
+        name = names[setting.label, seed]
+        if name in failed:
+            continue
+        labels[setting.label] = describe(recipe)
+        alone = recipe.method.name == "unimodal"
+        request = Request(
+            rates=(0.0,) if alone else tuple(rates),
+            patterns=grid.patterns,
+            mask_seeds=tuple(mask_seeds),
+            rules=(setting.rule,),
+        )
+        rows = evaluate(Run(run_dir / name), request)
+        found.append(rows.assign(setting=setting.label))
+        if grid.unimodal_from_late and recipe.method.name == "late":
+            for modality in recipe.dataset.modalities or []:
+                part = rows[rows["output"] == modality]
+                as_fused = part.assign(output="fused", fusion="native")
+                label = f"unimodal {modality}"
+                labels[label] = "part of `late`, which is bit-identical to the run alone (select_on: last)"
+                found.append(pd.concat([part, as_fused]).assign(setting=label))
+    return found, labels
+
+
+def describe(recipe: Recipe) -> str:
+    """A setting's switches in one line."""
+    hgm = f", hgm={recipe.method.hgm}" if recipe.method.name == "mla" else ""
+    return f"{recipe.method.name}{hgm}, {recipe.train.epochs} epochs, select_on={recipe.train.select_on}"

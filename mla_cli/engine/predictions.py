@@ -1,0 +1,155 @@
+"""`predictions.parquet`: logits per sample and modality, from which every fusion and missing-modality table is made.
+
+Columns `id, split, group, label: int32, present.<modality>: bool, logits.<modality>`; for methods that mix modalities
+inside also `logits.<m1+m2>` per subset of given modalities (a single one: `logits.+<m>`, the rest imputed). Logits are
+fixed-size lists of float32, NaN where the modality is absent. Class names, recipe hash, data fingerprint, pairing and
+the method's own fusion rule stand in the file's metadata (key `mla`, JSON). Read without torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mla_cli.errors import MlaError
+from mla_cli.files import whole_file
+
+
+@dataclass
+class Predictions:
+    """Predictions of one split (or several, row after row).
+
+    present: bool (sample, modality), natural presence. logits: float32 (sample, modality, class), each modality alone.
+    subsets: for methods that mix modalities, frozenset of given modalities -> float32 (sample, class).
+    """
+
+    ids: np.ndarray
+    splits: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
+    modalities: list[str]
+    present: np.ndarray
+    logits: np.ndarray
+    subsets: dict[frozenset[str], np.ndarray]
+    facts: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of_split(self, split: str) -> "Predictions":
+        """The rows of one split. Raises MlaError where there are none."""
+        chosen = np.flatnonzero(self.splits == split)
+        if not len(chosen):
+            raise MlaError(f"no predictions for split `{split}`", "choose val or test")
+        return self.take(chosen)
+
+    def take(self, chosen: np.ndarray) -> "Predictions":
+        """Some of the rows, by position or bool."""
+        return replace(
+            self,
+            ids=self.ids[chosen],
+            splits=self.splits[chosen],
+            groups=self.groups[chosen],
+            labels=self.labels[chosen],
+            present=self.present[chosen],
+            logits=self.logits[chosen],
+            subsets={key: value[chosen] for key, value in self.subsets.items()},
+        )
+
+    def write(self, path: Path, fused: np.ndarray | None = None) -> None:
+        """Write the whole file; equal predictions give equal bytes.
+
+        fused: (sample, class) logits, kept as `logits.fused` beside the class they predict, for rows without labels.
+        """
+        columns: dict[str, Any] = {
+            "id": pa.array(self.ids, pa.string()),
+            "split": pa.array(self.splits, pa.string()),
+            "group": pa.array(self.groups, pa.string()),
+            "label": pa.array(self.labels, pa.int32()),
+        }
+        for i, m in enumerate(self.modalities):
+            columns[f"present.{m}"] = pa.array(self.present[:, i])
+            columns[f"logits.{m}"] = _vectors(self.logits[:, i])
+        for subset, logits in self.subsets.items():
+            columns[f"logits.{subset_name(subset, self.modalities)}"] = _vectors(logits)
+        if fused is not None:
+            names = np.array(self.facts["classes"], dtype=object)
+            columns |= {"logits.fused": _vectors(fused), "predicted": pa.array(names[fused.argmax(1)], pa.string())}
+        facts = self.facts | {"modalities": self.modalities}
+        table = pa.table(columns).replace_schema_metadata({"mla": json.dumps(facts, sort_keys=True)})
+        with whole_file(path) as file:
+            pq.write_table(table, file)
+
+
+def subset_name(subset: frozenset[str], modalities: list[str]) -> str:
+    """Column suffix of a subset of given modalities, in the modalities' order."""
+    return "+".join(m for m in modalities if m in subset) if len(subset) > 1 else "+" + next(iter(subset))
+
+
+def _vectors(values: np.ndarray) -> pa.Array:
+    """(sample, class) as fixed-size lists of float32."""
+    flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _matrix(table: pa.Table, column: str, num_classes: int, path: Path) -> np.ndarray:
+    array = table.column(column).combine_chunks()
+    if array.type != pa.list_(pa.float32(), num_classes):
+        raise MlaError(
+            f"`{path}`: column `{column}` is {array.type}, not {num_classes} float32", "run `mla train` again"
+        )
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, num_classes)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a predictions file. Raises MlaError for one that is absent or damaged."""
+    if not path.is_file():
+        raise MlaError(f"no predictions at `{path}`", "train the run again with `mla train --force`")
+    try:
+        table = pq.read_table(path, use_threads=False)
+        facts: dict[str, Any] = json.loads((table.schema.metadata or {})[b"mla"])
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise MlaError(f"cannot read `{path}`: {error}", "train the run again with `mla train --force`") from error
+    modalities, classes = facts["modalities"], facts["classes"]
+    alone = {f"logits.{m}" for m in modalities}
+    subsets = {
+        frozenset(filter(None, name.removeprefix("logits.").split("+"))): _matrix(table, name, len(classes), path)
+        for name in table.column_names
+        if name.startswith("logits.") and name not in alone and name != "logits.fused"
+    }
+    return Predictions(
+        ids=table.column("id").to_numpy(),
+        splits=table.column("split").to_numpy(),
+        groups=table.column("group").to_numpy(),
+        labels=table.column("label").to_numpy(),
+        modalities=modalities,
+        present=np.stack([table.column(f"present.{m}").to_numpy() for m in modalities], axis=1),
+        logits=np.stack([_matrix(table, f"logits.{m}", len(classes), path) for m in modalities], axis=1),
+        subsets=subsets,
+        facts=facts,
+    )
+
+
+def join(parts: Mapping[str, Predictions]) -> Predictions:
+    """Several splits in one table, in the order given."""
+    every = list(parts.values())
+    first = every[0]
+
+    def rows(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in every])
+
+    return replace(
+        first,
+        ids=rows("ids"),
+        splits=rows("splits"),
+        groups=rows("groups"),
+        labels=rows("labels"),
+        present=rows("present"),
+        logits=rows("logits"),
+        subsets={key: np.concatenate([part.subsets[key] for part in every]) for key in first.subsets},
+    )

@@ -1,0 +1,224 @@
+"""The run directory: claim, history, checkpoints, resume, read.
+
+    runs/RECIPE-METHOD-sSEED-fFOLD-HASH8/
+      recipe.yaml  run.json  history.jsonl  timing.jsonl  checkpoints/{last,best}*
+      predictions.parquet  results.csv  results.md
+
+`run.json` moves running -> finished or failed. A checkpoint is a safetensors file and a JSON file that names it; the
+JSON is written second, so it always points at a whole file.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mla_cli.errors import MlaError
+from mla_cli.files import make_folder, read_json, unwritable, whole_file, write_json, write_text
+from mla_cli.recipe import dump_yaml, load_recipe, recipe_hash
+from mla_cli.schema import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGES = ("mla-cli", "torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "safetensors")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Installed versions, without importing anything."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def run_name(recipe: Recipe, fingerprint: str) -> str:
+    """`emoji-mla-s0-f0-3fa9c1d2`: recipe, method, seed, fold, start of the hash."""
+    digest = recipe_hash(recipe, fingerprint)[:8]
+    return f"{recipe.name}-{recipe.method.name}-s{recipe.seed}-f{recipe.dataset.fold}-{digest}"
+
+
+@dataclass
+class Run:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.parquet"
+
+    def info(self) -> dict[str, Any]:
+        """`run.json`, or an empty mapping where the run never started."""
+        path = self.path / "run.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def state(self) -> str:
+        """`absent`, `running` (or interrupted: nobody can tell from the file), `failed` or `finished`."""
+        return self.info().get("state", "absent")
+
+    def recipe(self) -> Recipe:
+        return load_recipe(str(self.path / "recipe.yaml"))
+
+    def refuse(self, resume: bool, force: bool) -> None:
+        """Raise MlaError if the run is finished, or was interrupted and neither `resume` nor `force` is given."""
+        state = self.state
+        if force or state == "absent":
+            return
+        if state == "finished":
+            raise MlaError(
+                f"`{self.path}` already holds a finished run of this recipe",
+                f"evaluate it with `mla eval {self.path}`, or pass `--force`",
+            )
+        if not resume:
+            raise MlaError(
+                f"`{self.path}` holds an interrupted run of this recipe",
+                "continue it with `--resume`, or start again with `--force`",
+            )
+
+    def claim(self, recipe: Recipe, fingerprint: str, facts: Mapping[str, Any], resume: bool, force: bool) -> bool:
+        """Start or take up the run; True if there is a checkpoint to go on from.
+
+        Raises MlaError if it is finished already, or was interrupted and neither `resume` nor `force` is given.
+        """
+        self.refuse(resume, force)
+        if force and self.state != "absent":
+            shutil.rmtree(self.path)
+        make_folder(self.path / "checkpoints")
+        write_text(self.path / "recipe.yaml", dump_yaml(recipe))
+        if "error" in (left := self.info()):  # why it failed before; this is a new try
+            write_json(self.path / "run.json", {key: value for key, value in left.items() if key != "error"})
+        self.update(
+            state="running",
+            hash=recipe_hash(recipe, fingerprint),
+            data_fingerprint=fingerprint,
+            command=sys.argv,
+            pid=os.getpid(),
+            host=platform.node(),
+            versions=versions(),
+            **facts,
+        )
+        return (self.path / "checkpoints" / "last.json").is_file()
+
+    def update(self, **facts: Any) -> None:
+        """Set keys of `run.json`."""
+        write_json(self.path / "run.json", self.info() | facts)
+
+    # ------------------------------------------------------------ history
+
+    def append(self, file: str, row: Mapping[str, Any]) -> None:
+        """Add one line to a .jsonl file, durably."""
+        line = json.dumps(row, allow_nan=False) + "\n"
+        try:
+            with open(self.path / file, "a", encoding="utf-8") as lines:
+                lines.write(line)
+                lines.flush()
+                os.fsync(lines.fileno())
+        except OSError as error:
+            raise unwritable(self.path / file, error) from error
+
+    def history(self, file: str = "history.jsonl") -> list[dict[str, Any]]:
+        """All whole lines; a last line cut off by a crash is left out."""
+        path = self.path / file
+        if not path.is_file():
+            return []
+        lines = path.read_text("utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def keep_history(self, epochs: int) -> None:
+        """Drop the lines after the first `epochs` epochs: they will be made again from the checkpoint."""
+        for file in ("history.jsonl", "timing.jsonl"):
+            rows = [row for row in self.history(file) if row["epoch"] <= epochs]
+            write_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows))
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self, which: str, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> None:
+        """Write `checkpoints/WHICH.json` and the safetensors file it names; then remove the one it replaces."""
+        from safetensors.torch import save
+
+        folder = self.path / "checkpoints"
+        name = f"{which}-e{values['epoch']:04d}-r{values['round']:06d}.safetensors"
+        with whole_file(folder / name) as file:
+            file.write(save({key: tensor.detach().contiguous() for key, tensor in tensors.items()}))
+        write_json(folder / f"{which}.json", {"tensors": name, **values})
+        for old in folder.glob(f"{which}-e*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def load_checkpoint(self, which: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+        """Tensors (on the CPU) and values of a checkpoint. Nothing pickled is read."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = self.path / "checkpoints"
+        if not (folder / f"{which}.json").is_file():
+            raise MlaError(f"`{self.path}` has no checkpoint `{which}`", "train it with `mla train`")
+        values = read_json(folder / f"{which}.json")
+        try:
+            return load_file(folder / values["tensors"]), values
+        except (OSError, SafetensorError) as error:
+            raise MlaError(
+                f"cannot read checkpoint `{folder / values['tensors']}`: {error}", "train again with `--force`"
+            ) from error
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Record an error of ours as the reason why the run failed; an interrupted run stays `running`."""
+        try:
+            yield
+        except MlaError as error:
+            if self.path.is_dir():
+                self.update(state="failed", error=error.message)
+            raise
+
+
+def remember(folder: Path, name: str) -> None:
+    """Note the latest run or data set: what commands take when nothing is named."""
+    write_text(folder / ".last", name + "\n")
+
+
+def latest(folder: Path) -> str | None:
+    """The name that `remember` noted, if that folder still exists."""
+    path = folder / ".last"
+    if not path.is_file():
+        return None
+    name = path.read_text("utf-8").strip()
+    return name if name and (folder / name).is_dir() else None
+
+
+def find_run(source: str | None, run_dir: Path) -> Run:
+    """A finished run by path or name; the latest where none is named. Raises MlaError with what to do instead."""
+    if source is None:
+        name = latest(run_dir)
+        if name is None:
+            raise MlaError(f"no run to evaluate under `{run_dir}`", "train one with `mla train`")
+        path = run_dir / name
+    else:
+        path = next((p for p in (Path(source), run_dir / source) if (p / "run.json").is_file()), Path(source))
+        if not (path / "run.json").is_file():
+            raise MlaError(f"no run at `{source}`", f"runs lie under `{run_dir}`; train one with `mla train`")
+    run = Run(path)
+    if run.state != "finished":
+        recipe = path / "recipe.yaml"
+        raise MlaError(
+            f"`{path}` holds a {'failed' if run.state == 'failed' else 'run that has not finished'}"
+            + (" run" if run.state == "failed" else ""),
+            f"continue it with `mla train --recipe {recipe} --run-dir {path.parent} --resume`",
+        )
+    return run

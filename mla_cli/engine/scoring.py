@@ -1,0 +1,123 @@
+"""Run a trained method over a split, once: logits of every modality alone, and of every subset where a method mixes."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from mla_cli.core import fusion
+from mla_cli.data.samples import Samples
+from mla_cli.engine.predictions import Predictions
+from mla_cli.engine.scoring_rules import fixed_weights
+from mla_cli.engine.session import Session
+from mla_cli.errors import MlaError
+from mla_cli.schema import Recipe
+
+SCORE_BATCH = 256
+MAX_MIXED = 6  # a mixing method stores 2^M - 1 columns of logits
+
+
+def all_subsets(modalities: list[str]) -> list[frozenset[str]]:
+    """Every non-empty subset, small ones first."""
+    return [frozenset(s) for size in range(1, len(modalities) + 1) for s in combinations(modalities, size)]
+
+
+def check_subsets(session: Session) -> None:
+    """Raise MlaError for a mixing method with too many subsets to score; before training, not after it."""
+    count = len(session.method.modalities)
+    if session.method.mixes and count > MAX_MIXED:
+        raise MlaError(
+            f"`{session.recipe.method.name}` mixes modalities inside: {count} modalities are "
+            f"{2**count - 1} subsets to score, more than {2**MAX_MIXED - 1}",
+            "name at most six with `--set dataset.modalities=[...]`",
+        )
+
+
+@torch.no_grad()
+def score(session: Session, split: str, every_subset: bool) -> Predictions:
+    """Predictions of one split by the session's current weights.
+
+    every_subset: for a mixing method, all subsets of given modalities (for missing-modality tables), else only what is
+    naturally there, which is enough to validate. The encoders run once per sample either way.
+    """
+    method, loader = session.method, session.split_loader(split)
+    samples, modalities = loader.samples, method.modalities
+    columns = [samples.modalities.index(m) for m in modalities]
+    present = samples.present[:, columns]
+    method.eval()
+    alone = np.full((len(samples), len(modalities), len(session.data.classes)), np.nan, np.float32)
+    full = frozenset(modalities)
+    wanted = [full]
+    if method.mixes and every_subset:
+        check_subsets(session)
+        wanted = all_subsets(modalities)
+    mixed = {s: np.empty((len(samples), alone.shape[2]), np.float32) for s in (wanted if method.mixes else [])}
+    blank = {m: method.encode(m, session.blanks[m][None]) for m in modalities} if method.mixes else {}
+    for start in range(0, len(samples), SCORE_BATCH):
+        positions = np.arange(start, min(start + SCORE_BATCH, len(samples)))
+        has = torch.from_numpy(present[positions]).to(session.device)
+        features = {m: method.encode(m, loader.modalities[m].batch(positions)) for m in modalities}
+        for i, m in enumerate(modalities):
+            logits = method.alone(m, features[m]).float().cpu().numpy()
+            alone[positions, i] = np.where(present[positions, i, None], logits, np.nan)
+        for subset, out in mixed.items():
+            given = {
+                m: torch.where(has[:, i, None], features[m], blank[m]) if m in subset else blank[m].expand(len(has), -1)
+                for i, m in enumerate(modalities)
+            }
+            out[positions] = method.combine(given).float().cpu().numpy()
+    broken = (present & ~np.isfinite(alone).all(-1)).any(1)
+    for out in mixed.values():
+        broken |= ~np.isfinite(out).all(-1)
+    if broken.any():
+        raise MlaError(
+            f"logits of {int(broken.sum())} of {len(samples)} samples of split `{split}` are NaN or infinite",
+            "the run diverged: lower `train.lr`, or check the features",
+        )
+    return Predictions(
+        samples.ids,
+        np.full(len(samples), split, dtype=object),
+        samples.groups,
+        samples.labels,
+        list(modalities),
+        present,
+        alone,
+        mixed,
+        {},
+    )
+
+
+def fused_scores(
+    predictions: Predictions, present: np.ndarray, recipe: Recipe, native_rule: str, default: str
+) -> np.ndarray:
+    """Fused logits (sample, class) under the recipe's rule, for validation. Samples with nothing present: NaN."""
+    rule = recipe.fusion.rule or default
+    if rule == "native":
+        if predictions.subsets:
+            return predictions.subsets[frozenset(predictions.modalities)]
+        rule = native_rule
+    weights = fixed_weights(recipe, predictions.modalities) if rule == "fixed" else None
+    out = np.full((len(predictions), predictions.logits.shape[2]), np.nan, np.float32)
+    some = present.any(1)
+    out[some] = fusion.fuse(
+        predictions.logits[some], present[some], rule, recipe.fusion.of, weights, recipe.fusion.batch_size
+    )
+    return out
+
+
+def accuracies(predictions: Predictions, fused: np.ndarray) -> dict[str, float]:
+    """Fraction correct per modality (over the samples that have it) and fused (over samples that have anything)."""
+    found: dict[str, float] = {}
+    for i, m in enumerate(predictions.modalities):
+        has = predictions.present[:, i]
+        if has.any():
+            found[m] = float((predictions.logits[has, i].argmax(1) == predictions.labels[has]).mean())
+    some = ~np.isnan(fused[:, 0])
+    found["fused"] = float((fused[some].argmax(1) == predictions.labels[some]).mean()) if some.any() else 0.0
+    return found
+
+
+def describe_samples(samples: Samples) -> dict[str, Any]:
+    """What the split's numbers rest on."""
+    return {"samples": len(samples), "distinct": samples.distinct, "pair_seed": samples.paired_with_seed}

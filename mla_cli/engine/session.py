@@ -1,0 +1,298 @@
+"""A recipe and its data as live objects: method, optimisers, loaders, and the state that a checkpoint holds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mla_cli import registry
+from mla_cli.core.method import BaseMethod, Context
+from mla_cli.core.model import build_encoders, has_batch_norm
+from mla_cli.data.augment import check_augment
+from mla_cli.data.loader import SplitLoader, TrainLoader
+from mla_cli.data.order import Rounds
+from mla_cli.engine.data import Data
+from mla_cli.errors import MlaError
+from mla_cli.schema import AugmentSection, Recipe, TrainSection
+
+LOSS_CHECK_ROUNDS = 50  # losses stay on the device; so often they are read and checked for NaN
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises MlaError for a device that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if name not in available:
+        raise MlaError(f"no device named `{name}`", "choose auto, cpu, cuda or mps")
+    if not available[name]:
+        raise MlaError(f"device `{name}` is not available here", "use `--device auto` or `--device cpu`")
+    return torch.device(name)
+
+
+def learning_rate_factor(train: TrainSection, progress: float) -> float:
+    """What the base learning rate is multiplied by after `progress` epochs (a fraction inside an epoch)."""
+    warm = min(1.0, progress / train.warmup) if train.warmup > 0 else 1.0
+    if train.schedule == "step":
+        return warm * train.step_factor ** (int(progress) // train.step_epochs)
+    if train.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress / train.epochs)))
+    return warm
+
+
+@dataclass
+class Progress:
+    """Where a run stands: `epoch` epochs are complete, `round` rounds of the next one; losses: of those rounds."""
+
+    epoch: int = 0
+    round: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    loss_rounds: dict[str, list[int]] = field(default_factory=dict)
+
+
+class Session:
+    """Everything that trains. Build it from a completed recipe (`engine.data.complete`)."""
+
+    def __init__(self, recipe: Recipe, data: Data, device: torch.device, training: bool = True):
+        self.recipe, self.data, self.device = recipe, data, device
+        self.stores = data.stores()
+        for m, settings in recipe.augment.items():
+            check_augment(m, self.stores[m].kind, settings)
+        self.method = self.build_method()
+        self.optimizers = self.build_optimizers()
+        self.method.optimizers = self.optimizers
+        self.base_rates = {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
+        self.progress = Progress()
+        self.loaders: dict[str, SplitLoader] = {}
+        self.blanks: dict[str, Tensor] = {}
+        if training:
+            self.train_loader = self.build_train_loader()
+        self.method.blanks = self.blanks
+
+    # ------------------------------------------------------------ building
+
+    def build_method(self) -> BaseMethod:
+        recipe, data = self.recipe, self.data
+        tokens = {m: data.store.manifest["modalities"][m]["tokens"] for m, s in self.stores.items() if s.kind == "text"}
+        shapes = {m: store.shape for m, store in self.stores.items()}
+        encoders = build_encoders(recipe.encoders, shapes, tokens, recipe.shared_width, recipe.seed)
+        context = Context(
+            modalities=list(data.modalities),
+            encoders=encoders,
+            num_classes=len(data.classes),
+            width=recipe.shared_width,
+            seed=recipe.seed,
+            section=recipe.method,
+            device=self.device,
+            label_smoothing=recipe.train.label_smoothing,
+            autocast=torch.bfloat16 if recipe.train.precision == "bf16" else None,
+            num_samples=len(data.splits["train"]) if "train" in data.splits else 0,
+        )
+        keys = recipe.method.options().get(recipe.method.name, {})
+        method: BaseMethod = registry.load("methods", recipe.method.name).Method(context, **keys)
+        return method.to(self.device)
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One optimiser per group of the method, so that a step of one modality cannot move another."""
+        train, head = self.recipe.train, self.recipe.head
+        optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name, parameters in self.method.groups().items():
+            parameters = [p for p in parameters if p.requires_grad]
+            if not parameters:
+                continue
+            chosen = {
+                key: getattr(head, key) if name.startswith("head") and getattr(head, key) is not None else value
+                for key, value in train.model_dump(include={"optimizer", "lr", "momentum", "weight_decay"}).items()
+            }
+            shared = {"lr": chosen["lr"], "weight_decay": chosen["weight_decay"], "fused": self.device.type != "mps"}
+            if chosen["optimizer"] == "sgd":
+                optimizers[name] = torch.optim.SGD(parameters, momentum=chosen["momentum"], **shared)
+            else:
+                optimizers[name] = torch.optim.AdamW(parameters, **shared)
+        return optimizers
+
+    def build_train_loader(self) -> TrainLoader:
+        recipe, data = self.recipe, self.data
+        fill = self.method.aligned or recipe.train.absent == "zeros"  # absent inputs are imputed, not skipped
+        if recipe.train.absent == "zeros" and recipe.method.batching == "independent":
+            raise MlaError(
+                "`train.absent: zeros` trains on whole samples, `method.batching: independent` on single modalities",
+                "set `method.batching: shared`, or `train.absent: skip`",
+            )
+        if recipe.train.modality_dropout and not self.method.aligned:
+            raise MlaError(
+                f"`train.modality_dropout` does nothing for `{recipe.method.name}`, which trains modalities apart",
+                "set it to 0, or choose a joint method such as `concat`",
+            )
+        rounds = Rounds(
+            data.train_present,
+            data.modalities,
+            recipe.method,
+            recipe.train.batch_size,
+            recipe.seed,
+            aligned=fill,
+        )
+        split = self.split_loader("train")
+        least = {m: 2 if has_batch_norm(self.method.encoders[m]) else 1 for m in self.method.modalities}
+        off = AugmentSection()
+        augment = {m: settings for m, settings in recipe.augment.items() if settings != off}
+        if self.method.aligned:  # a joint step is possible only if every encoder can take the batch
+            least = dict.fromkeys(least, max(least.values()))
+        self.blanks = self.blank_inputs()
+        return TrainLoader(
+            split, rounds, data.train_present, fill, augment, self.blanks, least, recipe.train.modality_dropout
+        )
+
+    def split_loader(self, split: str) -> SplitLoader:
+        if split not in self.loaders:
+            stores = {m: self.stores[m] for m in self.method.modalities}
+            self.loaders[split] = SplitLoader(self.data.splits[split], stores, self.data.normalisation, self.device)
+        return self.loaders[split]
+
+    def blank_inputs(self) -> dict[str, Tensor]:
+        """The imputed input of each modality: zeros after normalisation, or the mean over the training samples.
+
+        Text has no mean: its imputed input is padding only.
+        """
+        split = self.split_loader("train")
+        blanks = {}
+        for m, loader in split.modalities.items():
+            blanks[m] = loader.blank
+            if self.recipe.impute == "train_mean" and not loader.is_text:
+                has = np.flatnonzero(self.data.train_present[:, self.data.modalities.index(m)])
+                total = torch.zeros(loader.blank.shape, dtype=torch.float64)
+                for start in range(0, len(has), 256):
+                    total += loader.batch(has[start : start + 256]).sum(0, dtype=torch.float64).cpu()
+                blanks[m] = (total / len(has)).to(loader.blank)
+        return blanks
+
+    # ------------------------------------------------------------ training
+
+    def train_epoch(self, save_every: int | None = None, save: Any = None) -> dict[str, float]:
+        """Run the rest of the next epoch and return its mean training loss per output.
+
+        save() is called after every `save_every` rounds. Raises MlaError at the first loss that is not finite.
+        """
+        progress, train = self.progress, self.recipe.train
+        epoch = progress.epoch + 1
+        self.method.train()
+        self.method.start_epoch(epoch)
+        for batch in self.train_loader.epoch(epoch, progress.round, train.max_rounds):
+            self.set_learning_rate(progress.epoch + batch.round / batch.rounds)
+            for output, loss in self.method.step(batch).items():
+                progress.losses.setdefault(output, []).append(loss)
+                progress.loss_rounds.setdefault(output, []).append(batch.round)
+            progress.round = batch.round + 1
+            if progress.round % LOSS_CHECK_ROUNDS == 0:
+                self.check_losses()
+            if save_every and progress.round % save_every == 0 and progress.round < batch.rounds:
+                self.check_losses()
+                save()
+        means = self.check_losses()
+        progress.epoch, progress.round, progress.losses, progress.loss_rounds = epoch, 0, {}, {}
+        return means
+
+    def set_learning_rate(self, progress: float) -> None:
+        factor = learning_rate_factor(self.recipe.train, progress)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.base_rates[name] * factor
+
+    def check_losses(self) -> dict[str, float]:
+        """Mean loss per output so far in this epoch; the only place where losses are read from the device."""
+        means, bad = {}, []
+        for output, losses in self.progress.losses.items():
+            values = torch.stack([loss.reshape(()) for loss in losses]).double().cpu()
+            wrong = (~torch.isfinite(values)).nonzero()
+            if len(wrong):
+                place = int(wrong[0])
+                bad.append((self.progress.loss_rounds[output][place] + 1, output, float(values[place])))
+            means[output] = float(values.mean())
+        if bad:  # one modality's NaN reaches the others through a shared head: name the first
+            step, output, value = min(bad, key=lambda found: found[0])
+            name = f"head.{output}" if f"head.{output}" in self.base_rates else next(iter(self.base_rates))
+            rate = self.optimizers[name].param_groups[0]["lr"]
+            raise MlaError(
+                f"loss of `{output}` is {value} at epoch {self.progress.epoch + 1}, step {step} (lr {rate:g})",
+                f"lower `train.lr`, for example `--set train.lr={rate / 10:g}`, or check the features",
+            )
+        return means
+
+    # ------------------------------------------------------------ checkpoints
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that resuming needs, as tensors and JSON values."""
+        tensors = {f"model.{key}": value for key, value in self.method.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {
+                    f"optim.{name}/{number}/{key}": value for key, value in state.items() if isinstance(value, Tensor)
+                }
+        extra, values = self.method.extra_state()
+        tensors |= {f"extra.{key}": value for key, value in extra.items()} | self.input_state()
+        progress = self.progress
+        tensors |= {f"loss.{output}": torch.stack(losses) for output, losses in progress.losses.items()}
+        return tensors, {
+            "epoch": progress.epoch,
+            "round": progress.round,
+            "best_epoch": progress.best_epoch,
+            "best_accuracy": progress.best_accuracy,
+            "loss_rounds": progress.loss_rounds,
+            "outputs": list(progress.losses),  # both formats sort their keys; history.jsonl keeps the order of training
+            "skipped": self.train_loader.skipped,
+            "method": values,
+        }
+
+    def input_state(self) -> dict[str, Tensor]:
+        """What turns raw features into inputs: with the weights, all that scoring other data needs."""
+        tensors = {f"blank.{m}": blank for m, blank in self.blanks.items()}
+        for m, (mean, sd) in self.data.normalisation.items():
+            tensors |= {f"mean.{m}": torch.from_numpy(mean), f"sd.{m}": torch.from_numpy(sd)}
+        return tensors
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The weights, and what turns raw features into inputs."""
+        return {f"model.{key}": value for key, value in self.method.state_dict().items()} | self.input_state()
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Restore `state`."""
+        self.load_model(tensors)
+        by_optimizer: dict[str, dict[int, dict[str, Tensor]]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optim."):
+                name, number, part = key.removeprefix("optim.").rsplit("/", 2)
+                by_optimizer.setdefault(name, {}).setdefault(int(number), {})[part] = value
+        for name, optimizer in self.optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": by_optimizer.get(name, {}), "param_groups": groups})
+        extra = {k.removeprefix("extra."): v.to(self.device) for k, v in tensors.items() if k.startswith("extra.")}
+        self.method.load_extra_state(extra, values["method"])
+        self.train_loader.skipped = dict(values["skipped"])
+        self.progress = Progress(
+            values["epoch"],
+            values["round"],
+            values["best_epoch"],
+            values["best_accuracy"],
+            {output: list(tensors[f"loss.{output}"].to(self.device)) for output in values["outputs"]},
+            {output: list(values["loss_rounds"][output]) for output in values["outputs"]},
+        )
+
+    def load_model(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the weights and imputed inputs of a checkpoint; every name must match."""
+        for m in self.method.modalities:
+            if f"blank.{m}" in tensors:
+                self.blanks[m] = tensors[f"blank.{m}"].to(self.device)
+        state = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        try:
+            self.method.load_state_dict(state)
+        except RuntimeError as error:
+            raise MlaError(
+                f"the checkpoint does not fit this recipe: {str(error).splitlines()[-1].strip()}",
+                "was it made by another version? Train again with `--force`",
+            ) from error

@@ -1,0 +1,166 @@
+"""`mla train`: the epoch loop, a generator of events.
+
+A run trains, validates after every epoch, keeps the best checkpoint by the fused accuracy on `train.select_on`, and
+ends with predictions of val and test from which every table is made. Killed at any moment it goes on with `resume`,
+and ends with the same bytes.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mla_cli import registry
+from mla_cli.data.leakage import leaks_into_test
+from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
+from mla_cli.engine.evaluate import default_rows, write_results
+from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
+from mla_cli.engine.predictions import join
+from mla_cli.engine.run import Run, remember, run_name
+from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
+from mla_cli.engine.session import Session, choose_device
+from mla_cli.files import read_json
+from mla_cli.schema import Recipe
+
+SCORED = ("val", "test")
+
+
+def train(
+    recipe: Recipe,
+    data_dir: Path,
+    run_dir: Path,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> Steps[Run]:
+    """Train one run to its end; the generator's value is the finished `Run`."""
+    yield from ensure_prepared(recipe, data_dir)
+    store = open_store(recipe, data_dir)
+    recipe = complete(recipe, store)
+    if threads or recipe.train.threads:
+        torch.set_num_threads(threads or recipe.train.threads or 1)
+    where = choose_device(device)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    data = load_data(recipe, store, aligned=registry.load("methods", recipe.method.name).Method.aligned)
+    fingerprint = run_fingerprint(recipe, store)
+    run = Run(run_dir / run_name(recipe, fingerprint))
+    facts: dict[str, Any] = {
+        "data_dir": str(data_dir),
+        "device": str(where),
+        "threads": torch.get_num_threads(),
+        "protocol": data.protocol,
+        "data": data.facts,
+        "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
+    }
+    run.refuse(resume, force)
+    session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
+    check_subsets(session)
+    can_resume = run.claim(recipe, fingerprint, facts, resume, force)
+    with run.failing():
+        tidy(run)
+        if can_resume:
+            session.load_state(*run.load_checkpoint("last"))
+        run.keep_history(session.progress.epoch)
+        rounds = len(session.train_loader.rounds)
+        yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
+        for line in leaks_into_test(data.facts["leakage"]):
+            yield warned(run, f"protocol {data.protocol} leaks: {line}")
+        if recipe.train.select_on == "test":
+            yield warned(run, "select_on: test picks the epoch on the test set; every row says so")
+        yield from epochs(session, run)
+        for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
+            yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
+        finish(session, run)
+    remember(run_dir, run.name)
+    yield Finished(str(run.path), default_rows(run))
+    return run
+
+
+def warned(run: Run, text: str) -> Note:
+    """A warning, which `run.json` keeps too."""
+    run.update(warnings=list(dict.fromkeys([*run.info().get("warnings", []), text])))
+    return Note(text, warning=True)
+
+
+def tidy(run: Run) -> None:
+    """Remove what a kill left behind: half-written files, and tensors that no checkpoint names any more."""
+    named = {read_json(file)["tensors"] for file in run.path.glob("checkpoints/*.json")}
+    for file in [*run.path.glob("checkpoints/*.safetensors"), *run.path.rglob(".*.tmp")]:
+        if file.name not in named:
+            file.unlink()
+
+
+def epochs(session: Session, run: Run) -> Steps[None]:
+    """All epochs that are left: train, validate, write history and checkpoints."""
+    recipe, progress = session.recipe, session.progress
+
+    def save() -> None:
+        run.save_checkpoint("last", *session.state())
+
+    while progress.epoch < recipe.train.epochs:
+        begin = time.perf_counter()
+        means = session.train_epoch(recipe.train.checkpoint_every, save)
+        trained = time.perf_counter()
+        chosen_on = "test" if recipe.train.select_on == "test" else "val"
+        found = validate(session, chosen_on)
+        is_best = found["fused"] > progress.best_accuracy
+        if is_best:
+            progress.best_epoch, progress.best_accuracy = progress.epoch, found["fused"]
+        row: dict[str, Any] = {"epoch": progress.epoch, "lr": rate_of(session)}
+        row |= {f"train_loss.{output}": value for output, value in means.items()}
+        row |= {f"{chosen_on}_accuracy.{output}": value for output, value in found.items()}
+        # JSON has no NaN: a diagnostic that overflowed is null
+        row |= {name: v if math.isfinite(v) else None for name, v in session.method.end_epoch().items()}
+        for text in session.method.context.warnings:
+            yield warned(run, text)
+        session.method.context.warnings.clear()
+        run.append("history.jsonl", row)
+        if is_best:
+            values = {"epoch": progress.epoch, "round": 0, "accuracy": found["fused"]}
+            run.save_checkpoint("best", session.model_state(), values)
+        save()
+        seconds = {"epoch": progress.epoch, "train": trained - begin, "all": time.perf_counter() - begin}
+        run.append("timing.jsonl", seconds)
+        yield Epoch(progress.epoch, row, is_best, seconds["all"])
+
+
+def rate_of(session: Session) -> float:
+    """The encoders' learning rate as it stands."""
+    return float(next(iter(session.optimizers.values())).param_groups[0]["lr"])
+
+
+def validate(session: Session, split: str) -> dict[str, float]:
+    """Accuracy of every modality and of the fused output on a split."""
+    predictions = score(session, split, every_subset=False)
+    method = session.method
+    fused = fused_scores(predictions, predictions.present, session.recipe, method.native_rule, method.default_rule)
+    return accuracies(predictions, fused)
+
+
+def finish(session: Session, run: Run) -> None:
+    """Score val and test with the selected checkpoint, write predictions and results, mark the run finished."""
+    which = "last" if session.recipe.train.select_on == "last" else "best"
+    tensors, values = run.load_checkpoint(which)
+    session.load_model(tensors)
+    parts = {split: score(session, split, every_subset=True) for split in SCORED}
+    predictions = join(parts)
+    info, method, recipe = run.info(), session.method, session.recipe
+    predictions.facts = {
+        "classes": session.data.classes,
+        "recipe_hash": info["hash"],
+        "data_fingerprint": info["data_fingerprint"],
+        "native_rule": method.native_rule,
+        "default_rule": method.default_rule,
+        "alone_readout": method.alone_readout,
+        "dataset": recipe.store if recipe.dataset.name == "table" else recipe.dataset.name,
+        "protocol": session.data.protocol,
+        "splits": {split: describe_samples(session.data.splits[split]) for split in SCORED},
+        "checkpoint": f"{which}@{values['epoch']}",
+        "train_missing": session.data.facts.get("train_missing"),
+    }
+    predictions.write(run.predictions)
+    write_results(run)
+    run.update(state="finished", best_epoch=session.progress.best_epoch, checkpoint=f"{which}@{values['epoch']}")

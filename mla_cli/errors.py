@@ -1,0 +1,21 @@
+"""The one exception that `mla` turns into two lines on stderr and exit code 1."""
+
+
+class MlaError(Exception):
+    """Something the user can mend.
+
+    message: what is wrong, with the offending value in backticks.
+    hint: what to do next, as a command or a value to write; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self):
+        # An error raised in a worker process must arrive whole.
+        return type(self), (self.message, self.hint)
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message

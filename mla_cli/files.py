@@ -1,0 +1,106 @@
+"""Files that appear whole or not at all: write to a temporary name in the folder, fsync, rename, fsync the folder."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mla_cli.errors import MlaError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file for writing that replaces `path` only when the block ends without an error.
+
+    Raises MlaError where the folder cannot be written (no permission, read-only, no space left).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        # read-only or full: there is nothing to tidy up, or no way to
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> MlaError:
+    """What to tell the user when a file cannot be written."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space and run the same command again; what was finished is kept"
+    else:
+        hint = "choose another place with --data-dir or --run-dir, or mend its permissions"
+    return MlaError(f"cannot write `{path}`: {reason}", hint)
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents. Raises MlaError where that is not allowed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. A file system that cannot sync a folder keeps its own promise."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a whole UTF-8 file."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def json_text(content: Any) -> str:
+    """Readable JSON with sorted keys; NaN and infinity, which JSON lacks, are refused."""
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a whole JSON file."""
+    write_text(path, json_text(content))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises MlaError for a file that is not."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise MlaError(f"`{path}` is not valid JSON: {error}", "the file was damaged; make it again") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,237 @@
+"""What people see: progress, notes, tables. The only file that knows Rich, percentages and ±.
+
+Results go to stdout, everything else to stderr. Without a terminal: plain lines, no colour, no spinner.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from mla_cli.engine.events import Epoch, Event, Finished, Note, Started, Steps, Value
+from mla_cli.engine.events import Progress as Step
+from mla_cli.errors import MlaError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PLAIN_WIDTH = 200  # columns, where there is no terminal to ask
+PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal
+
+
+@dataclass
+class Wide:
+    """A table as people read it: text cells, ready for the terminal or Markdown.
+
+    best, second: cells (row, column) to set in bold and to underline.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    best: set[tuple[int, int]] = field(default_factory=set)
+    second: set[tuple[int, int]] = field(default_factory=set)
+
+    def marked(self, row: int, column: int, bold: tuple[str, str], underlined: tuple[str, str]) -> tuple[str, str]:
+        """What to write around a cell: around the best and the second-best ones, nothing around the others."""
+        place = (row, column)
+        return bold if place in self.best else underlined if place in self.second else ("", "")
+
+
+def console(stderr: bool = False) -> Console:
+    """A console on today's stdout or stderr (tests replace them)."""
+    file = sys.stderr if stderr else sys.stdout
+    return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+def printable(text: str) -> str:
+    """Text from files with its control characters made visible, so that it cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else escaped(c) for c in text)
+
+
+def escaped(character: str) -> str:
+    """A control character as Python would write it."""
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A plain line on stderr; nothing where `quiet` is set, so warnings and errors never set it."""
+    if not quiet:
+        print(printable(text), file=sys.stderr)
+
+
+def fail(error: MlaError) -> None:
+    """The two lines of an error."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+# ---------------------------------------------------------------- events
+
+
+def show(events: Steps[Value], quiet: bool = False) -> Value:
+    """Consume a generator of events, showing them, and return its value."""
+    live = sys.stderr.isatty() and not quiet
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+        disable=not live,
+    )
+    with bar:
+        shown = _Shown(bar, live, quiet)
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stop:
+                return stop.value
+            shown.show(event)
+
+
+class _Shown:
+    """Turns events into lines or bars."""
+
+    def __init__(self, bar: Progress, live: bool, quiet: bool):
+        self.bar, self.live, self.quiet = bar, live, quiet
+        self.tasks: dict[str, Any] = {}
+        self.epochs = 0
+        self.last_time, self.last_text = time.monotonic(), ""
+
+    def line(self, text: str) -> None:
+        if self.live:
+            self.bar.console.print(escape(printable(text)), soft_wrap=True)
+        else:
+            say(text)
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Note):
+            if event.warning:
+                self.line(f"warning: {event.text}")
+            elif not self.quiet:
+                self.line(event.text)
+        elif self.quiet:
+            return
+        elif isinstance(event, Started):
+            self.epochs = event.epochs
+            doing = f"resuming at epoch {event.first_epoch}" if event.resumed else "training"
+            self.line(f"{event.run}: {doing}, {counted(event.epochs, 'epoch')} of {counted(event.rounds, 'round')}")
+            self.step("epochs", event.first_epoch - 1, event.epochs)
+        elif isinstance(event, Epoch):
+            self.step("epochs", event.number, self.epochs)
+            self.line(epoch_line(event, self.epochs))
+        elif isinstance(event, Step):
+            self.step(event.what, event.done, event.total)
+            text = f"{event.what}: {event.done} of {event.total}"
+            due = event.done == event.total or time.monotonic() - self.last_time > PLAIN_EVERY
+            if not self.live and event.total and due and text != self.last_text:
+                self.last_time, self.last_text = time.monotonic(), text
+                self.line(text)
+        elif isinstance(event, Finished):
+            self.line(f"{event.run}: finished")
+
+    def step(self, what: str, done: int, total: int) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.bar.add_task(what, total=total)
+        self.bar.update(self.tasks[what], completed=done, total=total)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def epoch_line(event: Epoch, epochs: int) -> str:
+    """One epoch in one line."""
+    row = event.row
+    parts = [f"epoch {event.number:>3}/{epochs}"]
+    losses = [f"{k.partition('.')[2]} {v:.3f}" for k, v in row.items() if k.startswith("train_loss.")]
+    parts.append("loss " + " ".join(losses))
+    for split in ("val", "test"):
+        found = [f"{k.partition('.')[2]} {100 * v:.1f}" for k, v in row.items() if k.startswith(f"{split}_accuracy.")]
+        if found:
+            parts.append(f"{split} accuracy % " + " ".join(found))
+    return "  ".join(parts) + f"  {event.seconds:.1f} s" + ("  best" if event.is_best else "")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with one decimal; empty for nothing."""
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def spread(value: float, sd: float, count: int) -> str:
+    """`62.8 ± 1.9`, or the mean alone where there is one value only."""
+    return percent(value) if count < 2 or math.isnan(sd) else f"{percent(value)} ± {100 * sd:.1f}"
+
+
+def print_wide(table: Wide, style: str = "table") -> None:
+    """Print a wide table for the terminal or as Markdown."""
+    if style == "markdown":
+        print(markdown(table))
+        return
+    out = console()
+    out.print(f"[bold]{escape(printable(table.title))}[/bold]", soft_wrap=True)
+    rich = RichTable()
+    for i, column in enumerate(table.columns):
+        rich.add_column(escape(printable(column)), justify="left" if i == 0 else "right", no_wrap=i > 0)
+    for r, row in enumerate(table.rows):
+        cells = [escape(printable(cell)) for cell in row]
+        marks = [table.marked(r, c, ("[bold]", "[/bold]"), ("[underline]", "[/underline]")) for c in range(len(cells))]
+        rich.add_row(*(before + cell + after for (before, after), cell in zip(marks, cells, strict=True)))
+    out.print(rich)
+    for note in table.notes:
+        out.print(escape(printable(note)), soft_wrap=True)
+
+
+def markdown(table: Wide) -> str:
+    """A GitHub-style table with its title and notes."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(printable(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+    cells = []
+    for r, row in enumerate(table.rows):
+        marks = [table.marked(r, c, ("**", "**"), ("<u>", "</u>")) if row[c] else ("", "") for c in range(len(row))]
+        cells.append([before + cell + after for (before, after), cell in zip(marks, row, strict=True)])
+    ruler = "|" + "|".join([":--"] + ["--:"] * (len(table.columns) - 1)) + "|"
+    lines = [f"**{printable(table.title)}**", "", line(table.columns), ruler, *map(line, cells)]
+    if table.notes:
+        lines += ["", *map(printable, table.notes)]
+    return "\n".join(lines)
+
+
+def print_tidy(table: "pd.DataFrame", style: str) -> None:
+    """Print tidy rows as csv or json, values unrounded (pandas' own JSON cuts them at 15 digits)."""
+    if style == "csv":
+        print(table.to_csv(index=False), end="")
+    else:
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        print(json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Plain lines on stdout."""
+    for line in lines:
+        print(printable(line))
+
+
+def check_format(style: str) -> None:
+    """Raise MlaError for an output format that does not exist."""
+    if style not in ("table", "markdown", "csv", "json"):
+        raise MlaError(f"no output format named `{style}`", "choose table, markdown, csv or json")

@@ -1,0 +1,249 @@
+"""Every key a recipe may hold, its type, its default and its range. The one place to add a key.
+
+Sections of `Recipe` are validated as a whole before anything starts; `recipe.py` loads, merges and explains errors.
+Equations and the meaning of the method's keys: the paper (arXiv 2311.10707) and the docstrings of `core/hgm.py`,
+`core/fusion.py` and `data/missing.py`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Strict: text is never read as a number, unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class OpenSection(Section):
+    """A section whose further keys belong to a plug-in; `registry.check_options` validates them by its signature."""
+
+    model_config = ConfigDict(extra="allow", strict=True, validate_default=True, allow_inf_nan=False)
+
+    def options(self) -> dict[str, Any]:
+        """The plug-in's own keys."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+# ---------------------------------------------------------------- features
+
+
+class ImageSpec(Section):
+    """Still images, stored as uint8 (channel, size, size)."""
+
+    kind: Literal["image"] = "image"
+    size: int = Field(224, ge=1, le=4096)
+    mode: Literal["rgb", "grey"] = "rgb"
+    fit: Literal["squash", "crop"] = "squash"  # resize both sides, or the shorter one and cut the middle
+
+
+class FbankSpec(Section):
+    """Kaldi filter banks, stored as (1, frames, mels); rate in Hz, lengths and shifts in milliseconds."""
+
+    kind: Literal["fbank"] = "fbank"
+    rate: int = Field(16000, ge=1000, le=192_000)
+    mels: int = Field(128, ge=4, le=512)
+    frames: int = Field(1024, ge=1, le=100_000)
+    frame_length: float = Field(25.0, gt=0, le=1000)
+    frame_shift: float = Field(10.0, gt=0, le=1000)
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class LogStftSpec(Section):
+    """log(|STFT| + 1e-7) of the waveform tiled to `seconds`, stored as (1, n_fft // 2 + 1, frames)."""
+
+    kind: Literal["log_stft"] = "log_stft"
+    rate: int = Field(22050, ge=1000, le=192_000)
+    seconds: float = Field(3.0, gt=0, le=3600)
+    n_fft: int = Field(512, ge=16, le=65_536)
+    hop: int = Field(353, ge=1, le=65_536)
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class VideoSpec(Section):
+    """Frames at `fps` a second, `frames` of them at equal strides, stored as uint8 (frames, 3, size, size)."""
+
+    kind: Literal["video"] = "video"
+    fps: float = Field(1.0, gt=0, le=240)
+    frames: int = Field(3, ge=1, le=1000)
+    size: int = Field(224, ge=1, le=4096)
+    fit: Literal["squash", "crop"] = "squash"
+
+
+class TextSpec(Section):
+    """Token numbers, stored as int32 (length,), padded with -1. `wordpiece` needs a vocabulary (a file or folder)."""
+
+    kind: Literal["text"] = "text"
+    tokens: Literal["bytes", "ngrams", "wordpiece"] = "ngrams"
+    length: int = Field(64, ge=1, le=65_536)
+    ngram_min: int = Field(2, ge=1, le=16)
+    ngram_max: int = Field(4, ge=1, le=16)
+    words: bool = True  # whole words count as n-grams too
+    buckets: int = Field(4096, ge=2, le=10_000_000)
+    vocabulary: str | None = None
+    lower: bool = True
+
+
+class VectorSpec(Section):
+    """A vector of features, stored as float32 (width,); the width is read from the data where it is not given."""
+
+    kind: Literal["vector"] = "vector"
+    width: int | None = Field(None, ge=1)
+
+
+FeatureSpec = Annotated[
+    ImageSpec | FbankSpec | LogStftSpec | VideoSpec | TextSpec | VectorSpec, Field(discriminator="kind")
+]
+
+# Which feature kinds a modality of a raw kind can have; the first is the default.
+FEATURES_OF_KIND: dict[str, tuple[str, ...]] = {
+    "image": ("image",),
+    "audio": ("fbank", "log_stft"),
+    "video": ("video",),
+    "text": ("text",),
+    "text_file": ("text",),
+    "vector": ("vector",),
+}
+SPEC_OF_KIND: dict[str, type[Section]] = {
+    "image": ImageSpec,
+    "fbank": FbankSpec,
+    "log_stft": LogStftSpec,
+    "video": VideoSpec,
+    "text": TextSpec,
+    "vector": VectorSpec,
+}
+
+
+# ---------------------------------------------------------------- sections
+
+
+class DatasetSection(Section):
+    """Which samples: data set, protocol, fold; `store` is the folder below --data-dir (default: the name)."""
+
+    name: str = "emoji"
+    store: str | None = None
+    modalities: list[str] | None = None  # None: all of the data set's, in its order
+    protocol: str | None = None  # None: the data set's first
+    fold: int = Field(0, ge=0)
+    split_seed: int = 0
+    split_file: str | None = None
+    pair_seed: int = 0
+    limit: int | None = Field(None, ge=1)  # at most so many samples of each split
+
+
+class EncoderSection(OpenSection):
+    """One modality's network; further keys are those of `encoders/NAME.py`."""
+
+    name: str
+    width: int | None = Field(None, ge=1)
+
+
+class HeadSection(Section):
+    """The head's optimiser where it differs from the encoders'."""
+
+    optimizer: Literal["sgd", "adamw"] | None = None
+    lr: float | None = Field(None, gt=0)
+    momentum: float | None = Field(None, ge=0, lt=1)
+    weight_decay: float | None = Field(None, ge=0)
+
+
+class MethodSection(OpenSection):
+    """The training method; a method's own keys stand under its name, such as `method.unimodal.modality`."""
+
+    name: str = "mla"
+    hgm: Literal["off", "rls", "released", "released_add"] = "rls"
+    alpha_start: float = Field(0.1, gt=0)
+    alpha_end: float = Field(0.01, gt=0)
+    hgm_reset: Literal["never", "epoch"] = "never"
+    hgm_mean: Literal["batch", "running"] = "batch"
+    hgm_apply: Literal["gradient", "update"] = "gradient"
+    order: list[str] | None = None
+    batching: Literal["shared", "independent"] = "shared"
+    rounds: Literal["max", "min", "mean"] = "max"
+
+    @field_validator("hgm", mode="before")
+    @classmethod
+    def off_is_false_in_yaml(cls, value: object) -> object:
+        if value is True:
+            raise ValueError("`true` does not say which variant; write `rls`, `released`, `released_add` or `off`")
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+
+class TrainSection(Section):
+    """The optimisation and its budget."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.001, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0001, ge=0)
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    step_epochs: int = Field(70, ge=1)  # `step`: the rate falls to step_factor of itself every so many epochs
+    step_factor: float = Field(0.1, gt=0, le=1)
+    warmup: float = Field(0.0, ge=0)  # epochs in which the rate rises linearly from 0
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["32", "bf16"] = "32"
+    threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
+    checkpoint_every: int | None = Field(None, ge=1)  # rounds between checkpoints inside an epoch
+    select_on: Literal["val", "last", "test"] = "val"
+    max_rounds: int | None = Field(None, ge=1)  # cut every epoch short (smoke runs)
+    missing_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    missing_pattern: Literal["kept_one", "bernoulli", "per_modality"] = "kept_one"
+    missing_seed: int = 0
+    absent: Literal["skip", "zeros"] = "skip"
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def precision_is_text(cls, value: object) -> object:
+        return "32" if value == 32 else value
+
+
+FusionRule = Literal["entropy", "entropy_batch", "uniform", "fixed", "energy", "native"]
+
+
+class FusionSection(Section):
+    """How modalities are fused at test time; `rule: null` is the method's default."""
+
+    rule: FusionRule | None = None
+    of: Literal["logits", "probabilities"] = "logits"
+    weights: dict[str, float] | None = None
+    batch_size: int = Field(64, ge=1)
+
+
+class AugmentSection(Section):
+    """Batched augmentation of one modality's training inputs; everything is off by default."""
+
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # random resized crop: smallest share of the area
+    flip: bool = False
+    shift: int = Field(0, ge=0)  # pixels or frames, in each direction
+    time_mask: int = Field(0, ge=0)  # frames
+    frequency_mask: int = Field(0, ge=0)  # bins
+    noise: float = Field(0.0, ge=0)  # sd, in units of the normalised input
+    drop_tokens: Annotated[float, Field(ge=0, lt=1)] = 0.0  # text: share of tokens removed
+
+
+class Recipe(Section):
+    """One experiment, complete: two runs of equal recipes on equal data give equal bytes."""
+
+    name: str = "recipe"
+    dataset: DatasetSection = DatasetSection()
+    features: dict[str, FeatureSpec] = {}
+    encoders: dict[str, EncoderSection] = {}
+    shared_width: int = Field(128, ge=1)
+    head: HeadSection = HeadSection()
+    method: MethodSection = MethodSection()
+    train: TrainSection = TrainSection()
+    fusion: FusionSection = FusionSection()
+    augment: dict[str, AugmentSection] = {}
+    impute: Literal["zeros", "train_mean"] = "zeros"
+    seed: int = Field(0, ge=0)
+
+    @property
+    def store(self) -> str:
+        """Folder of the prepared data below --data-dir."""
+        return self.dataset.store or self.dataset.name

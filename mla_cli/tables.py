@@ -1,0 +1,248 @@
+"""Tidy rows -> wide tables: what `mla train`, `mla eval` and `mla ablate` show, made from the rows alone."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from mla_cli import registry
+from mla_cli.engine import results
+from mla_cli.engine.ablate import Ablation
+from mla_cli.engine.figures import missing_figures, missing_rate_curves
+from mla_cli.engine.inspection import Inspection
+from mla_cli.engine.prepare import Prepared
+from mla_cli.engine.run import Run
+from mla_cli.files import write_text
+from mla_cli.matrix import missing_tables
+from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
+from mla_cli.wide import CAPTION, about, best_cells
+
+
+def run_table(rows: pd.DataFrame) -> Wide:
+    """A run's own results: every output on val and test."""
+    outputs = list(dict.fromkeys(rows["output"]))
+    splits = list(dict.fromkeys(rows["split"]))
+    cells = rows.set_index(["output", "split", "metric"])["value"]
+    table = [
+        [output, *(percent(cells.get((output, s, m), math.nan)) for s in splits for m in ("accuracy", "macro_f1"))]
+        for output in outputs
+    ]
+    columns = ["output", *(f"{s} {m}" for s in splits for m in ("accuracy", "macro-F1"))]
+    test = rows[rows["split"] == splits[-1]]
+    return Wide(f"{rows.iloc[0]['run']} (%)", columns, table, [about(test)])
+
+
+def eval_tables(rows: pd.DataFrame) -> list[Wide]:
+    """Each modality alone, and the fused output per fusion rule, pattern and missing rate."""
+    means = results.over_mask_seeds(rows)
+    alone = means[means["output"] != "fused"]
+    tables = []
+    if len(alone):
+        cells = alone.pivot_table(index="output", columns="metric", values="value", sort=False)
+        lines = [[str(m), percent(v["accuracy"]), percent(v["macro_f1"])] for m, v in cells.iterrows()]
+        how = alone.iloc[0]["alone_readout"]
+        tables.append(
+            Wide(f"{rows.iloc[0]['run']}: each modality alone ({how}), %", ["modality", "accuracy", "macro-F1"], lines)
+        )
+    fused = means[means["output"] == "fused"]
+    lines = []
+    keys = ["fusion", "missing_pattern", "missing_rate"]
+    for (rule, pattern, rate), part in fused.groupby(keys, dropna=False, sort=False):
+        by_metric = part.assign(metric=part["metric"].str.removeprefix("area_")).set_index("metric")
+        first = part.iloc[0]
+        cells = [spread(*by_metric.loc[m, ["value", "sd", "n"]]) for m in ("accuracy", "macro_f1")]
+        shown = "" if pd.isna(rate) else f"{rate:g}" if isinstance(rate, float) else str(rate)
+        shown = f"area {shown}" if first["metric"].startswith("area_") else shown
+        realised = "" if pd.isna(first["realised_rate"]) else f"{first['realised_rate']:.3f}"
+        lines.append([rule, pattern, shown, realised, *cells, str(int(first["n"]))])
+    columns = ["fusion", "pattern", "missing rate", "realised", "accuracy", "macro-F1", "mask seeds"]
+    notes = [about(rows), "± is the sd over mask seeds of one training run"]
+    tables.append(Wide(f"{rows.iloc[0]['run']}: fused, %", columns, lines, notes))
+    return tables
+
+
+def ablation_tables(ablation: Ablation) -> list[Wide]:
+    """(1) accuracy alone and fused with the difference to the full method, (2) fused accuracy against missing rate."""
+    rows = ablation.rows[ablation.rows["metric"] == "accuracy"]
+    if ablation.grid == "missing" and not ablation.smoke:
+        return missing_tables(ablation)
+    if ablation.smoke:
+        lines = [[name, what] for name, what in ablation.labels.items()]
+        return [Wide("smoke run: every setting ran; its numbers are no results", ["setting", "what ran"], lines)]
+    summary = results.over_seeds(rows, by=["setting"])
+    complete = summary[(summary["missing_rate"] == 0) | (summary["output"] != "fused")]
+    outputs = [o for o in dict.fromkeys(rows["output"]) if o != "fused"] + ["fused"]
+    cells = {(r.setting, r.output): spread(r.value, r.sd, r.n) for r in complete.itertuples()}
+    values = {(r.setting, r.output): r.value for r in complete.itertuples()}
+    settings = list(ablation.labels)
+    seeds = {r.setting: int(r.n) for r in complete.itertuples() if r.output == "fused"}
+    lines = [
+        [s, *(cells.get((s, o), "") for o in outputs), difference(rows, s, ablation.full), str(seeds.get(s, 0))]
+        for s in settings
+    ]
+    best = best_cells([[values.get((s, o), math.nan) for o in outputs] for s in settings])
+    columns = ["setting", *outputs, f"fused - {ablation.full}", "seeds"]
+    notes = [about(rows), "± is the sd over training seeds; the difference is paired by seed"]
+    tables = [Wide(f"{CAPTION}: each modality alone, and fused", columns, lines, notes, best)]
+    fused = summary[(summary["output"] == "fused") & summary["missing_rate"].notna()]
+    rates = sorted(fused["missing_rate"].unique())
+    if len(rates) > 1:
+        by_rate = {(r.setting, r.missing_rate): r for r in fused.itertuples()}
+        with_all = [s for s in settings if all((s, rate) in by_rate for rate in rates)]
+        lines = [[s, *(spread(c.value, c.sd, c.n) for c in (by_rate[s, r] for r in rates))] for s in with_all]
+        best = best_cells([[by_rate[s, r].value for r in rates] for s in with_all])
+        masks = rows[rows["missing_rate"] > 0]["mask_seed"].nunique()
+        note = f"each run's mean over {masks} mask seeds; ± is the sd over training seeds"
+        pattern = fused["missing_pattern"].iloc[0]
+        columns = ["setting", *(f"{rate:g}" for rate in rates)]
+        tables.append(Wide(f"fused {CAPTION} against missing rate ({pattern})", columns, lines, [note], best))
+    return tables
+
+
+def difference(rows: pd.DataFrame, setting: str, full: str) -> str:
+    """Mean and sd over seeds of (this setting - full method), fused, complete modalities, in points."""
+    if setting == full:
+        return ""
+    fused = rows[(rows["output"] == "fused") & (rows["missing_rate"] == 0)]
+    wide = fused.pivot_table(index="seed", columns="setting", values="value")
+    if setting not in wide or full not in wide:
+        return ""
+    delta = 100 * (wide[setting] - wide[full]).dropna()
+    if delta.empty:
+        return ""
+    return f"{delta.mean():+.1f}" + (f" ± {delta.std():.1f}" if len(delta) > 1 else "")
+
+
+# ---------------------------------------------------------------- printing and writing
+
+
+def print_tables(tables: list[Wide], rows: pd.DataFrame, style: str) -> None:
+    """Print wide tables, or the tidy rows they are made of."""
+    if style in ("csv", "json"):
+        print_tidy(rows, style)
+        return
+    for i, table in enumerate(tables):
+        if i:
+            print_lines([""])  # Markdown would read the next title as a row
+        print_wide(table, style)
+
+
+def print_run(run: Run, style: str) -> None:
+    """A finished run's own results."""
+    rows = pd.read_csv(run.path / "results.csv", keep_default_na=False, na_values={"value": [""], "mask_seed": [""]})
+    print_tables([run_table(rows)], rows, style)
+
+
+def write_markdown(run: Run) -> None:
+    """`results.md` of a run, rendered from its `results.csv`."""
+    rows = pd.read_csv(run.path / "results.csv", keep_default_na=False, na_values={"value": [""], "mask_seed": [""]})
+    write_text(run.path / "results.md", markdown(run_table(rows)) + "\n")
+
+
+def print_eval(rows: pd.DataFrame, style: str) -> None:
+    """What `mla eval` shows."""
+    print_tables(eval_tables(rows), rows, style)
+
+
+def write_ablation(ablation: Ablation) -> None:
+    """`results.md` and the figures of an ablation, and `results.md` of its runs."""
+    text = "\n\n".join(markdown(table) for table in ablation_tables(ablation))
+    write_text(ablation.path / "results.md", text + "\n")
+    for run in ablation.runs:
+        write_markdown(run)
+    if not ablation.smoke:
+        draw = missing_figures if ablation.grid == "missing" else missing_rate_curves
+        draw(ablation.rows, ablation.path)
+
+
+def print_ablation(ablation: Ablation, style: str, quiet: bool = False) -> None:
+    """What `mla ablate` shows."""
+    print_tables(ablation_tables(ablation), ablation.rows[list(results.COLUMNS)].drop_duplicates(), style)
+    files = ", ".join(sorted(file.name for file in ablation.path.iterdir()))
+    say(f"written to {ablation.path}: {files}", quiet)
+    if ablation.failed:
+        say(f"warning: {len(ablation.failed)} runs failed: {', '.join(ablation.failed)}")
+
+
+def prepared_lines(done: Prepared, splits: dict[str, Any]) -> list[str]:
+    """What `mla prepare` says at the end."""
+    counts = ", ".join(f"{m} {n}" for m, n in done.counts.items() if m != "samples")
+    state = "prepared" if done.built else "is prepared already, nothing to do:"
+    lines = [f"{done.dataset} {state} {done.path}: {done.counts['samples']} samples ({counts})"]
+    sizes = ", ".join(f"{split} {n}" for split, n in splits["splits"].items())
+    lines.append(f"protocol {splits['protocol']}: {sizes}")
+    if splits["pair_seed"] is not None:
+        for split in ("val", "test"):
+            distinct = ", ".join(f"{n} {m}" for m, n in splits["distinct"][split].items())
+            lines.append(f"{split} pairs are drawn by class (pair_seed {splits['pair_seed']}), distinct: {distinct}")
+    lines += splits["lines"]
+    if done.attribution:
+        lines += ["", done.attribution.strip()]
+    return lines
+
+
+def inspection_lines(report: Inspection) -> list[str]:
+    """What `mla prepare --check` and `--dry-run` say."""
+    lines = [f"{report.dataset}: {report.samples} samples under {report.root}"]
+    for m, count in report.present.items():
+        lines.append(f"  {m}: {count} present, {report.shapes[m]} each, {report.bytes_of[m] / 1e6:.1f} MB in the store")
+    lines.append("  classes: " + ", ".join(f"{name} {count}" for name, count in report.classes.items()))
+    if report.checked:
+        lines.append(f"{len(report.problems)} problems")
+    else:
+        lines += planned_lines(report)
+    kinds = pd.Series([p.kind for p in report.problems], dtype=object).value_counts()
+    for kind in sorted(kinds.index):
+        lines.append(f"{kind}: {kinds[kind]}")
+        lines += [f"  {p.id} {p.modality} {p.file}: {p.reason}" for p in report.problems if p.kind == kind]
+    return lines
+
+
+def planned_lines(report: Inspection) -> list[str]:
+    """Where, how much and how long, for `--dry-run`."""
+    size = sum(report.bytes_of.values())
+    lines = [f"would be built at {report.store}: {size / 1e6:.1f} MB, {report.free / 1e6:,.0f} MB are free"]
+    known = {m: seconds for m, seconds in report.seconds_of.items() if seconds is not None}
+    if known:
+        each = ", ".join(f"{m} {1000 * seconds:.1f} ms" for m, seconds in known.items())
+        whole = sum(report.present[m] * seconds for m, seconds in known.items()) / report.workers
+        workers = counted(report.workers, "worker")
+        lines.append(f"estimated time: {duration(whole)} with {workers}, and some seconds to start ({each} a sample)")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """A rough span of time.
+
+    >>> duration(3.2), duration(600), duration(9000)
+    ('4 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def registry_lines() -> list[str]:
+    """What `mla recipes` lists."""
+    lines = ["data sets (mla prepare NAME):"]
+    for name in registry.names("datasets"):
+        module = registry.load("datasets", name)
+        modalities = ", ".join(f"{m} ({kind})" for m, kind in module.MODALITIES.items()) or "columns of your table"
+        built_in = " [built in]" if getattr(module, "BUILT_IN", False) else ""
+        lines.append(f"  {name:<16} {module.TITLE}{built_in}: {modalities}; protocols {', '.join(module.PROTOCOLS)}")
+    lines.append("recipes (mla train --recipe NAME):")
+    for name, path in registry.recipe_paths().items():
+        lines.append(f"  {name:<16} {first_comment(path.read_text('utf-8'))}")
+    for folder, title in (("methods", "methods (--method NAME)"), ("encoders", "encoders (encoders.<modality>.name)")):
+        lines.append(f"{title}:")
+        for name in registry.names(folder):
+            own = registry.options(folder, name).items()
+            # token_count comes from the text features, never from a recipe
+            keys = ", ".join(f"{key}={default!r}" for key, (_, default) in own if key != "token_count")
+            lines.append(f"  {name:<16} {registry.summary(folder, name)}" + (f" Keys: {keys}" if keys else ""))
+    return lines
+
+
+def first_comment(text: str) -> str:
+    """A recipe's first comment line."""
+    return next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")

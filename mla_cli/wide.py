@@ -1,0 +1,45 @@
+"""What all wide tables share: where their numbers come from, and which cells stand out."""
+
+import math
+
+import pandas as pd
+
+from mla_cli.render import Wide, spread
+
+CAPTION = "accuracy in %"
+
+
+def about(rows: pd.DataFrame) -> str:
+    """Where the numbers come from: data set, protocol, split, selection, samples."""
+    first = rows.iloc[0]
+    counts = sorted({int(n) for n in rows["num_samples"].dropna()})
+    samples = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    chosen = {"last": "last epoch", "val": "epoch chosen on val", "test": "EPOCH CHOSEN ON TEST"}[first["selected_on"]]
+    fold = f" fold {first['fold']}" if first["fold"] else ""
+    text = f"{first['dataset']}, protocol {first['protocol']}{fold}, {first['split']} {samples}, {chosen}"
+    if first["train_missing_rate"]:
+        text += f", trained at missing rate {first['train_missing_rate']:g} ({first['train_missing_pattern']})"
+    return text + (", SMOKE RUN: NOT A RESULT" if bool(first["smoke"]) else "")
+
+
+def best_cells(values: list[list[float]], place: int = 0) -> set[tuple[int, int]]:
+    """Positions of every column's best value (place 0) or second-best (place 1), shifted by the column of names."""
+    found = set()
+    for c in range(len(values[0]) if values else 0):
+        column = [row[c] for row in values]
+        ranked = sorted({v for v in column if not math.isnan(v)}, reverse=True)
+        if len(ranked) > place:
+            found |= {(r, c + 1) for r, v in enumerate(column) if v == ranked[place]}
+    return found
+
+
+def table_of(title: str, corner: str, rows: list[str], columns: list, cells: dict, notes: list[str]) -> Wide:
+    """A wide table of means ± sd with the best of each column bold and the second underlined."""
+    lines, values = [], []
+    for row in rows:
+        found = [cells.get((row, column)) for column in columns]
+        lines.append([row, *("" if c is None else spread(c.value, c.sd, c.n) for c in found)])
+        values.append([math.nan if c is None else c.value for c in found])
+    heads = [corner, *(f"{c:g}" if isinstance(c, float) else str(c) for c in columns)]
+    count = max((int(c.n) for c in cells.values()), default=0)
+    return Wide(title, heads, lines, [*notes, f"n = {count} training seeds"], best_cells(values), best_cells(values, 1))

@@ -1,0 +1,164 @@
+import os
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mla_cli.engine.executor import TaskDone, TaskEvent, default_workers, run_tasks
+from mla_cli.errors import MlaError
+
+# ---------------------------------------------------------------- what workers do
+
+
+def work(task: dict[str, Any]) -> Any:
+    """Do as the task says."""
+    match task["do"]:
+        case "square":
+            return task["x"] ** 2
+        case "sleep":
+            time.sleep(task["x"])
+            return task["x"]
+        case "refuse":
+            raise MlaError(f"`{task['x']}` is bad", "mend it")
+        case "bug":
+            raise ZeroDivisionError(f"bug number {task['x']}")
+        case "unpicklable":
+            return lambda: None
+        case "broken pipe":
+            raise BrokenPipeError("of the task's own")
+        case "pid":
+            return os.getpid(), os.environ["OMP_NUM_THREADS"]
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die once":
+            marker = Path(task["marker"])
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return "second try"
+    return None
+
+
+def steps(task: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """A generator: events, then a value."""
+    for number in range(task["count"]):
+        if number == task.get("refuse_at"):
+            raise MlaError(f"stopped at `{number}`", "go on")
+        yield task["name"], number
+    return task["name"] * 2
+
+
+WORK, STEPS = f"{__name__}:work", f"{__name__}:steps"
+
+
+def results(tasks: list[dict[str, Any]], workers: int, function: str = WORK) -> dict[int, TaskDone]:
+    done = [item for item in run_tasks(function, tasks, workers) if isinstance(item, TaskDone)]
+    found = {item.index: item for item in done}
+    assert len(found) == len(done), "a task was reported twice"
+    return found
+
+
+def squares(count: int) -> list[dict[str, Any]]:
+    return [{"do": "square", "x": x} for x in range(count)]
+
+
+# ---------------------------------------------------------------- tests
+
+
+def test_each_task_gets_its_own_result_however_many_workers() -> None:
+    for workers in (1, 2):
+        found = results(squares(7), workers)
+        assert {index: item.value for index, item in found.items()} == {x: x**2 for x in range(7)}
+        assert all(item.error is None for item in found.values())
+    assert not active_children()
+
+
+def test_a_slow_task_holds_nobody_up() -> None:
+    order = [item.index for item in run_tasks(WORK, [{"do": "sleep", "x": 1.0}, *squares(4)[1:]], 2)]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert order[-1] == 0
+
+
+def test_no_tasks_no_workers() -> None:
+    assert list(run_tasks("no.such.module:x", [], 4)) == []
+
+
+def test_workers_are_kept_and_have_one_thread() -> None:
+    found = [item.value for item in results([{"do": "pid"}] * 6, 2).values()]
+    pids, threads = zip(*found, strict=True)
+    assert len(set(pids)) <= 2
+    assert os.getpid() not in pids
+    assert set(threads) == {"1"}
+    assert default_workers() >= 1
+
+
+def test_events_arrive_in_order_before_the_value() -> None:
+    items = list(run_tasks(STEPS, [{"name": "a", "count": 3}, {"name": "b", "count": 2}, {"name": "c", "count": 0}], 2))
+    for index, (name, count) in enumerate([("a", 3), ("b", 2), ("c", 0)]):
+        mine = [item for item in items if item.index == index]
+        assert mine[:-1] == [TaskEvent(index, (name, number)) for number in range(count)]
+        assert mine[-1] == TaskDone(index, value=name * 2)
+
+
+def test_our_errors_arrive_whole_and_the_others_go_on() -> None:
+    found = results([{"do": "refuse", "x": 7}, *squares(3)], 1)
+    error = found[0].error
+    assert isinstance(error, MlaError)
+    assert (error.message, error.hint) == ("`7` is bad", "mend it")
+    assert [found[i].value for i in (1, 2, 3)] == [0, 1, 4]
+    items = list(run_tasks(STEPS, [{"name": "a", "count": 3, "refuse_at": 1}], 1))
+    assert items[0] == TaskEvent(0, ("a", 0))
+    assert items[1].error.message == "stopped at `1`"
+    assert len(items) == 2
+
+
+def test_a_killed_worker_is_replaced_and_its_task_tried_again(tmp_path: Path) -> None:
+    tasks = [{"do": "die once", "marker": str(tmp_path / "tried")}, *squares(3)]
+    found = results(tasks, 2)
+    assert found[0].value == "second try"
+    assert [found[i].value for i in (1, 2, 3)] == [0, 1, 4]
+    assert not active_children()
+
+
+def test_a_task_that_kills_every_worker_is_given_up_alone() -> None:
+    found = results([{"do": "die"}, *squares(3)], 2)
+    error = found[0].error
+    assert isinstance(error, MlaError)
+    assert error.message == "its worker process died 2 times (exit code -9)"
+    assert error.hint
+    assert [found[i].value for i in (1, 2, 3)] == [0, 1, 4]
+    assert not active_children()
+
+
+@pytest.mark.parametrize(
+    ("task", "traceback"),
+    [
+        ({"do": "bug", "x": 4}, "ZeroDivisionError: bug number 4"),
+        ({"do": "unpicklable"}, "pickle"),
+        ({"do": "broken pipe"}, "BrokenPipeError: of the task's own"),  # not taken for the end of the parent
+    ],
+)
+def test_a_bug_ends_all_with_the_workers_traceback(task: dict[str, Any], traceback: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        results([task, {"do": "sleep", "x": 60}], 2)
+    text = str(caught.value)
+    assert text.startswith("a worker failed:\nTraceback")
+    assert traceback in text
+    assert not active_children()  # the sleeper is not waited for
+
+
+def test_a_function_that_cannot_be_imported_is_a_bug_too() -> None:
+    with pytest.raises(RuntimeError, match="ModuleNotFoundError"):
+        results(squares(1), 1, "mla_cli.no_such_module:work")
+
+
+def test_leaving_early_ends_the_workers() -> None:
+    running = run_tasks(STEPS, [{"name": "a", "count": 1000}], 1)
+    assert next(running) == TaskEvent(0, ("a", 0))
+    assert active_children()
+    running.close()  # type: ignore[attr-defined]
+    assert not active_children()

@@ -1,0 +1,148 @@
+"""What reaches the terminal: control characters shown, brackets kept, results and notes apart."""
+
+import io
+import json
+import math
+import sys
+
+import pandas as pd
+import pytest
+
+from mla_cli import render
+from mla_cli.engine.events import Epoch, Finished, Note, Progress, Started
+from mla_cli.errors import MlaError
+from mla_cli.render import Wide
+
+TABLE = Wide(
+    "dog [audio]", ["name", "[bold]"], [["a [red]x[/red]", "1.0"], ["b|c", ""]], ["note [1]"], {(0, 1), (1, 1)}
+)
+
+
+class Terminal(io.StringIO):
+    """A terminal to the program, text to the test."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def steps():
+    """A run's events as `train` tells them."""
+    yield Note("scanning raw/[audio]")
+    yield Note("something is odd in [visual]", warning=True)
+    yield Progress("features", 2, 2)
+    yield Started("runs/[a]", 2, 1, 1, False)
+    row = {"epoch": 1, "train_loss.mor": 1.5, "val_accuracy.mor": 0.5, "val_accuracy.fused": 0.625}
+    yield Epoch(1, row, True, 0.25)
+    yield Finished("runs/[a]", [])
+    return "the value"
+
+
+# ---------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é ± 字\n\tnext", "plain é ± 字\n\tnext"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("back\rover", "back\\rover"),
+        ("turn\u202eover", "turn\\u202eover"),
+        ("\x9b2J", "\\x9b2J"),
+    ],
+)
+def test_control_characters_are_shown(text: str, shown: str) -> None:
+    assert render.printable(text) == shown
+
+
+def test_errors_are_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    render.fail(MlaError("`x` is wrong", "write `y`"))
+    render.fail(MlaError("no hint"))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: `x` is wrong\nhint: write `y`\nerror: no hint\n")
+
+
+def test_say_keeps_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    render.say("heard")
+    render.say("not heard", quiet=True)
+    assert capsys.readouterr().err == "heard\n"
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert (render.percent(0.6284), render.percent(1.0), render.percent(math.nan)) == ("62.8", "100.0", "")
+    assert render.spread(0.6284, 0.0191, 3) == "62.8 ± 1.9"
+    assert render.spread(0.6284, math.nan, 1) == "62.8"
+    assert render.spread(0.6284, 0.0, 1) == "62.8", "one value has no spread"
+    assert (render.counted(1, "epoch"), render.counted(2, "epoch")) == ("1 epoch", "2 epochs")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_wide(TABLE)
+    captured = capsys.readouterr()
+    for part in ("dog [audio]\n", "[bold]", "a [red]x[/red]", "note [1]\n"):
+        assert part in captured.out
+    assert captured.err == ""
+    assert "\x1b" not in captured.out, "no colours without a terminal"
+
+
+def test_markdown_table() -> None:
+    assert render.markdown(TABLE).splitlines() == [
+        "**dog [audio]**",
+        "",
+        "| name | [bold] |",
+        "|:--|--:|",
+        "| a [red]x[/red] | **1.0** |",
+        "| b\\|c |  |",
+        "",
+        "note [1]",
+    ]
+
+
+def test_tidy_rows_are_unrounded_and_empty_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    third = 1 / 3  # needs 16 digits, one more than pandas' JSON would write
+    table = pd.DataFrame({"n": [1, 2], "value": [third, math.nan], "smoke": [True, False], "name": ["a", ""]})
+    render.print_tidy(table, "json")
+    assert json.loads(capsys.readouterr().out) == [
+        {"n": 1, "value": third, "smoke": True, "name": "a"},
+        {"n": 2, "value": None, "smoke": False, "name": ""},
+    ]
+    render.print_tidy(table, "csv")
+    assert capsys.readouterr().out == f"n,value,smoke,name\n1,{third!r},True,a\n2,,False,\n"
+
+
+def test_unknown_format_is_refused() -> None:
+    with pytest.raises(MlaError, match="no output format named `xml`"):
+        render.check_format("xml")
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_events_are_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render.show(steps()) == "the value"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "scanning raw/[audio]",
+        "warning: something is odd in [visual]",
+        "features: 2 of 2",
+        "runs/[a]: training, 2 epochs of 1 round",
+        "epoch   1/2  loss mor 1.500  val accuracy % mor 50.0 fused 62.5  0.2 s  best",
+        "runs/[a]: finished",
+    ]
+
+
+def test_quiet_shows_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render.show(steps(), quiet=True) == "the value"
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "warning: something is odd in [visual]\n")
+
+
+def test_a_terminal_gets_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert render.show(steps()) == "the value"
+    for line in ("scanning raw/[audio]", "warning: something is odd in [visual]", "runs/[a]: finished"):
+        assert line in terminal.getvalue()
