@@ -12,6 +12,7 @@ import typer
 
 from mla_cli import __version__
 from mla_cli.errors import MlaError
+from mla_cli.options import DataDir, Debug, Device, Force, Format, Quiet, RecipeName, RunDir, Sets, Smoke, SplitFile
 
 app = typer.Typer(
     name="mla",
@@ -29,19 +30,6 @@ recipes_app = typer.Typer(
 )
 app.add_typer(recipes_app, name="recipes")
 
-DataDir = Annotated[Path, typer.Option("--data-dir", help="Folder of the prepared data.")]
-RunDir = Annotated[Path, typer.Option("--run-dir", help="Folder of the runs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and results.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeat.")
-]
-SplitFile = Annotated[str | None, typer.Option("--split-file", help="Published lists: a file, a folder, or FILE,FILE.")]
-RecipeName = Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe name or YAML file.")]
-Force = Annotated[bool, typer.Option("--force", help="Start again, replacing what is there.")]
-Format = Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
 DATA_DIR, RUN_DIR = Path("data"), Path("runs")
 SMOKE = ("train.epochs=1", "train.max_rounds=2", "train.batch_size=32", "dataset.limit=64")
 
@@ -191,6 +179,9 @@ def eval_command(
     table: Annotated[Path | None, typer.Option("--table", help="Score the rows of a table, labelled or not.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Where the paths in --table start.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Predictions of --table.")] = Path("predictions.parquet"),
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="What training did to each modality, epoch by epoch.")
+    ] = False,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
     run_dir: RunDir = RUN_DIR,
@@ -207,6 +198,11 @@ def eval_command(
         raise typer.BadParameter("pattern subset takes no rate: it scores every subset on the whole split")
     chosen = find_run(run, run_dir)
     render.say(f"evaluating {chosen.path}", quiet)
+    if diagnostics:
+        from mla_cli.diagnosis import print_diagnosis
+
+        print_diagnosis(chosen, output_format, quiet)
+        return
     if table is not None:
         from mla_cli.engine.rescore import score_table
 

@@ -190,6 +190,7 @@ class TrainSection(Section):
     threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
     checkpoint_every: int | None = Field(None, ge=1)  # rounds between checkpoints inside an epoch
     select_on: Literal["val", "last", "test"] = "val"
+    diagnostics: bool = True  # imbalance between modalities, every epoch in history.jsonl; changes no weight
     max_rounds: int | None = Field(None, ge=1)  # cut every epoch short (smoke runs)
     missing_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     missing_pattern: Literal["kept_one", "bernoulli", "per_modality"] = "kept_one"

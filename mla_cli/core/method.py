@@ -7,6 +7,7 @@ logits are read. Keyword-only arguments of a method's `__init__` are its own rec
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,13 @@ class Batch:
     labels: dict[str, Tensor]
     present: Tensor | None = None
     positions: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Watch(Protocol):
+    """Looks at a method's updates from outside, and changes nothing."""
+
+    def before_update(self, optimizers: tuple[str, ...]) -> None:
+        """Called with the names of the optimisers about to step."""
 
 
 @dataclass
@@ -78,6 +86,7 @@ class BaseMethod(nn.Module):
         self.encoders = nn.ModuleDict({m: context.encoders[m] for m in context.modalities})
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.blanks: Mapping[str, Tensor] = {}  # modality -> its imputed input, from the session
+        self.watch: Watch | None = None
         self.heads = self.build_heads()
         self.random_parts = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p for part in self.modules())
 
@@ -150,6 +159,8 @@ class BaseMethod(nn.Module):
 
     def update(self, *names: str) -> None:
         """Step the named optimisers and clear (not zero) their gradients: a cleared gradient moves nothing later."""
+        if self.watch is not None:
+            self.watch.before_update(names)
         for name in names:
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,22 +17,11 @@ from mla_cli.data.augment import check_augment
 from mla_cli.data.loader import SplitLoader, TrainLoader
 from mla_cli.data.order import Rounds
 from mla_cli.engine.data import Data
+from mla_cli.engine.diagnostics import Diagnostics
 from mla_cli.errors import MlaError
 from mla_cli.schema import AugmentSection, Recipe, TrainSection
 
 LOSS_CHECK_ROUNDS = 50  # losses stay on the device; so often they are read and checked for NaN
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. Raises MlaError for a device that is not there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, there in available.items() if there)
-    if name not in available:
-        raise MlaError(f"no device named `{name}`", "choose auto, cpu, cuda or mps")
-    if not available[name]:
-        raise MlaError(f"device `{name}` is not available here", "use `--device auto` or `--device cpu`")
-    return torch.device(name)
 
 
 def learning_rate_factor(train: TrainSection, progress: float) -> float:
@@ -71,11 +61,13 @@ class Session:
         self.progress = Progress()
         self.loaders: dict[str, SplitLoader] = {}
         self.blanks: dict[str, Tensor] = {}
+        self.diagnostics: Diagnostics | None = None
         if training:
             self.train_loader = self.build_train_loader()
+            if recipe.train.diagnostics:
+                train, held = self.split_loader("train"), self.split_loader("val")
+                self.diagnostics = Diagnostics(self.method, train, data.train_present, held, recipe.seed)
         self.method.blanks = self.blanks
-
-    # ------------------------------------------------------------ building
 
     def build_method(self) -> BaseMethod:
         recipe, data = self.recipe, self.data
@@ -185,7 +177,9 @@ class Session:
         self.method.start_epoch(epoch)
         for batch in self.train_loader.epoch(epoch, progress.round, train.max_rounds):
             self.set_learning_rate(progress.epoch + batch.round / batch.rounds)
-            for output, loss in self.method.step(batch).items():
+            with self.diagnostics.watching(batch) if self.diagnostics else nullcontext():
+                losses = self.method.step(batch)
+            for output, loss in losses.items():
                 progress.losses.setdefault(output, []).append(loss)
                 progress.loss_rounds.setdefault(output, []).append(batch.round)
             progress.round = batch.round + 1
@@ -197,6 +191,10 @@ class Session:
         means = self.check_losses()
         progress.epoch, progress.round, progress.losses, progress.loss_rounds = epoch, 0, {}, {}
         return means
+
+    def end_epoch(self) -> dict[str, float]:
+        """Diagnostics of the epoch: the method's own, and those that all methods share."""
+        return self.method.end_epoch() | (self.diagnostics.end_epoch() if self.diagnostics else {})
 
     def set_learning_rate(self, progress: float) -> None:
         factor = learning_rate_factor(self.recipe.train, progress)
@@ -238,6 +236,7 @@ class Session:
         tensors |= {f"extra.{key}": value for key, value in extra.items()} | self.input_state()
         progress = self.progress
         tensors |= {f"loss.{output}": torch.stack(losses) for output, losses in progress.losses.items()}
+        tensors |= self.diagnostics.state() if self.diagnostics else {}
         return tensors, {
             "epoch": progress.epoch,
             "round": progress.round,
@@ -274,6 +273,8 @@ class Session:
         extra = {k.removeprefix("extra."): v.to(self.device) for k, v in tensors.items() if k.startswith("extra.")}
         self.method.load_extra_state(extra, values["method"])
         self.train_loader.skipped = dict(values["skipped"])
+        if self.diagnostics:
+            self.diagnostics.load_state(tensors)
         self.progress = Progress(
             values["epoch"],
             values["round"],

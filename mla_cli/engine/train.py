@@ -15,12 +15,13 @@ import torch
 from mla_cli import registry
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
+from mla_cli.engine.devices import choose_device
 from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
 from mla_cli.engine.predictions import join
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
-from mla_cli.engine.session import Session, choose_device
+from mla_cli.engine.session import Session
 from mla_cli.files import read_json
 from mla_cli.schema import Recipe
 
@@ -113,7 +114,7 @@ def epochs(session: Session, run: Run) -> Steps[None]:
         row |= {f"train_loss.{output}": value for output, value in means.items()}
         row |= {f"{chosen_on}_accuracy.{output}": value for output, value in found.items()}
         # JSON has no NaN: a diagnostic that overflowed is null
-        row |= {name: v if math.isfinite(v) else None for name, v in session.method.end_epoch().items()}
+        row |= {name: v if math.isfinite(v) else None for name, v in session.end_epoch().items()}
         for text in session.method.context.warnings:
             yield warned(run, text)
         session.method.context.warnings.clear()

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load, save
 from tiny import frozen_copy, make_session, mfeat_recipe, optimizer_copy, same_bits
 
-from mla_cli.engine.session import Session, choose_device, learning_rate_factor
+from mla_cli.engine.devices import choose_device
+from mla_cli.engine.session import Session, learning_rate_factor
 from mla_cli.errors import MlaError
 from mla_cli.schema import TrainSection
 
