@@ -150,11 +150,14 @@ class HeadSection(Section):
     weight_decay: float | None = Field(None, ge=0)
 
 
+HgmVariant = Literal["off", "rls", "released", "released_add"]
+
+
 class MethodSection(OpenSection):
     """The training method; a method's own keys stand under its name, such as `method.unimodal.modality`."""
 
     name: str = "mla"
-    hgm: Literal["off", "rls", "released", "released_add"] = "rls"
+    hgm: HgmVariant = "rls"
     alpha_start: float = Field(0.1, gt=0)
     alpha_end: float = Field(0.01, gt=0)
     hgm_reset: Literal["never", "epoch"] = "never"

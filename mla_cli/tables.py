@@ -1,6 +1,7 @@
 """Tidy rows -> wide tables: what `mla train`, `mla eval` and `mla ablate` show, made from the rows alone."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,15 @@ from mla_cli.engine.run import Run
 from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
 from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
-from mla_cli.wide import CAPTION, about, best_cells
+from mla_cli.standings import hgm_tables, table1_tables, table3_tables
+from mla_cli.wide import CAPTION, about, best_cells, difference
+
+PRESET_TABLES: dict[str, Callable[[Ablation], list[Wide]]] = {
+    "missing": missing_tables,
+    "table1": table1_tables,
+    "table3": table3_tables,
+    "hgm": hgm_tables,
+}
 
 
 def run_table(rows: pd.DataFrame) -> Wide:
@@ -64,11 +73,11 @@ def eval_tables(rows: pd.DataFrame) -> list[Wide]:
 def ablation_tables(ablation: Ablation) -> list[Wide]:
     """(1) accuracy alone and fused with the difference to the full method, (2) fused accuracy against missing rate."""
     rows = ablation.rows[ablation.rows["metric"] == "accuracy"]
-    if ablation.grid == "missing" and not ablation.smoke:
-        return missing_tables(ablation)
     if ablation.smoke:
         lines = [[name, what] for name, what in ablation.labels.items()]
         return [Wide("smoke run: every setting ran; its numbers are no results", ["setting", "what ran"], lines)]
+    if ablation.grid in PRESET_TABLES:
+        return PRESET_TABLES[ablation.grid](ablation)
     summary = results.over_seeds(rows, by=["setting"])
     complete = summary[(summary["missing_rate"] == 0) | (summary["output"] != "fused")]
     outputs = [o for o in dict.fromkeys(rows["output"]) if o != "fused"] + ["fused"]
@@ -97,20 +106,6 @@ def ablation_tables(ablation: Ablation) -> list[Wide]:
         columns = ["setting", *(f"{rate:g}" for rate in rates)]
         tables.append(Wide(f"fused {CAPTION} against missing rate ({pattern})", columns, lines, [note], best))
     return tables
-
-
-def difference(rows: pd.DataFrame, setting: str, full: str) -> str:
-    """Mean and sd over seeds of (this setting - full method), fused, complete modalities, in points."""
-    if setting == full:
-        return ""
-    fused = rows[(rows["output"] == "fused") & (rows["missing_rate"] == 0)]
-    wide = fused.pivot_table(index="seed", columns="setting", values="value")
-    if setting not in wide or full not in wide:
-        return ""
-    delta = 100 * (wide[setting] - wide[full]).dropna()
-    if delta.empty:
-        return ""
-    return f"{delta.mean():+.1f}" + (f" ± {delta.std():.1f}" if len(delta) > 1 else "")
 
 
 # ---------------------------------------------------------------- printing and writing

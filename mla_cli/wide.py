@@ -43,3 +43,17 @@ def table_of(title: str, corner: str, rows: list[str], columns: list, cells: dic
     heads = [corner, *(f"{c:g}" if isinstance(c, float) else str(c) for c in columns)]
     count = max((int(c.n) for c in cells.values()), default=0)
     return Wide(title, heads, lines, [*notes, f"n = {count} training seeds"], best_cells(values), best_cells(values, 1))
+
+
+def difference(rows: pd.DataFrame, setting: str, full: str) -> str:
+    """Mean and sd over seeds of (this setting - full method), fused, complete modalities, in points."""
+    if setting == full:
+        return ""
+    fused = rows[(rows["output"] == "fused") & (rows["missing_rate"] == 0)]
+    wide = fused.pivot_table(index="seed", columns="setting", values="value")
+    if setting not in wide or full not in wide:
+        return ""
+    delta = 100 * (wide[setting] - wide[full]).dropna()
+    if delta.empty:
+        return ""
+    return f"{delta.mean():+.1f}" + (f" ± {delta.std():.1f}" if len(delta) > 1 else "")

@@ -22,7 +22,7 @@ LEVELS = (
     {"core", "data", "encoders"},
     {"methods", "datasets"},
     {"engine"},
-    {"cli", "options", "render", "wide", "matrix", "diagnosis", "tables", "__main__"},
+    {"cli", "options", "render", "wide", "matrix", "diagnosis", "standings", "tables", "__main__"},
 )
 
 

@@ -29,13 +29,17 @@ class Setting:
 
 @dataclass
 class Grid:
-    """Settings x seeds. The first setting is the full method: the one that others are compared with."""
+    """Settings x seeds. full: label of the setting that others are compared with; the first where none is named."""
 
     name: str
     settings: list[Setting]
     seeds: list[int]
     unimodal_from_late: bool = False
     patterns: tuple[str, ...] = ("kept_one",)
+    full: str = ""
+
+    def __post_init__(self) -> None:
+        self.full = self.full or self.settings[0].label
 
     def recipes(self) -> list[tuple[Setting, int, Recipe]]:
         return [(s, seed, s.recipe.model_copy(update={"seed": seed})) for s in self.settings for seed in self.seeds]
