@@ -8,7 +8,7 @@ import torch
 from tiny import difference, make_session, mfeat_recipe
 
 from mla_cli.engine.predictions import Predictions
-from mla_cli.engine.scoring import accuracies, all_subsets, fused_scores, score
+from mla_cli.engine.scoring import accuracies, fused_scores, score, wanted_subsets
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.errors import MlaError
 
@@ -108,5 +108,19 @@ def test_fixed_weights_stand_in_the_order_of_the_modalities() -> None:
 
 
 def test_subsets_come_small_ones_first() -> None:
-    assert all_subsets(["a", "b"]) == [frozenset("a"), frozenset("b"), frozenset("ab")]
-    assert len(all_subsets(list("abcdef"))) == 63
+    assert wanted_subsets(mfeat_recipe(), ["a", "b"]) == [frozenset("a"), frozenset("b"), frozenset("ab")]
+    assert len(wanted_subsets(mfeat_recipe(), list("abcdef"))) == 63
+
+
+def test_only_requested_subsets_are_scored_and_they_may_be_of_more_than_six_modalities() -> None:
+    letters = list("abcdefg")
+    asked = mfeat_recipe(subsets=[["b", "a"], ["g"], ["a", "b"]])
+    assert wanted_subsets(asked, letters) == [frozenset("g"), frozenset("ab"), frozenset("abcdefg")]
+    assert wanted_subsets(mfeat_recipe(subsets=[]), letters) == [frozenset(letters)]
+    with pytest.raises(MlaError, match="127 subsets to score, more than 63") as error:
+        wanted_subsets(mfeat_recipe(), letters)
+    assert "--set 'subsets=[[a], [a, b]]'" in error.value.hint
+    with pytest.raises(MlaError, match="no modality named `h`"):
+        wanted_subsets(mfeat_recipe(subsets=[["h"]]), letters)
+    with pytest.raises(MlaError, match="empty subset"):
+        wanted_subsets(mfeat_recipe(subsets=[[]]), letters)
