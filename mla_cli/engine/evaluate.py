@@ -203,8 +203,10 @@ def evaluate(run: Run, request: Request, predictions: Predictions | None = None)
         for rate in request.rates:
             rows += rate_rows(evaluator, rules, pattern, rate, request)
     table = results.frame(rows)
-    extra = [part for part in (curves.pooled(table), curves.areas(table)) if len(part)]
-    return pd.concat([table, *extra], ignore_index=True) if extra else table
+    for part in (curves.pooled, curves.areas):  # the pooled curve has an area too
+        if len(more := part(table)):
+            table = pd.concat([table, more], ignore_index=True)
+    return table
 
 
 def rate_rows(

@@ -124,3 +124,36 @@ def test_only_requested_subsets_are_scored_and_they_may_be_of_more_than_six_moda
         wanted_subsets(mfeat_recipe(subsets=[["h"]]), letters)
     with pytest.raises(MlaError, match="empty subset"):
         wanted_subsets(mfeat_recipe(subsets=[[]]), letters)
+
+
+@pytest.mark.parametrize("method", ["mla", "late", "concat", "film"])
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_what_stands_where_an_input_is_absent_reaches_no_prediction(
+    mfeat_store, data_dir: Path, method: str, value: float
+) -> None:
+    session = make_session(mfeat_recipe(method={"name": method}), data_dir)
+    session.data.splits["test"].rows[::3, 0] = -1
+    clean = score(session, "test", every_subset=True)
+    resident = session.split_loader("test").modalities["mor"].resident
+    resident[::3] = value
+    spoilt = score(session, "test", every_subset=True)
+    np.testing.assert_array_equal(clean.logits, spoilt.logits)
+    assert clean.subsets.keys() == spoilt.subsets.keys()
+    for subset, logits in clean.subsets.items():
+        np.testing.assert_array_equal(logits, spoilt.subsets[subset])
+
+
+@pytest.mark.parametrize("method", ["concat", "film", "bigated"])
+def test_logits_of_a_subset_do_not_know_the_other_modalities(mfeat_store, data_dir: Path, method: str) -> None:
+    session = make_session(mfeat_recipe(("mor", "fou", "zer"), method={"name": method}), data_dir)
+    clean = score(session, "test", every_subset=True)
+    session.split_loader("test").modalities["fou"].resident.mul_(-3.0)
+    other = score(session, "test", every_subset=True)
+    for subset, logits in clean.subsets.items():
+        assert np.array_equal(logits, other.subsets[subset]) == ("fou" not in subset)
+
+
+def test_only_requested_subsets_are_stored(mfeat_store, data_dir: Path) -> None:
+    recipe = mfeat_recipe(("mor", "fou", "zer"), method={"name": "concat"}, subsets=[["zer"]])
+    found = score(make_session(recipe, data_dir), "test", every_subset=True)
+    assert list(found.subsets) == [frozenset(("zer",)), frozenset(("mor", "fou", "zer"))]
