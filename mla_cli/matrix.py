@@ -43,10 +43,21 @@ def missing_tables(ablation: Ablation) -> list[Wide]:
 
 
 def subset_table(summary: pd.DataFrame, methods: list[str]) -> Wide:
-    """Every subset of modalities on the whole test set, methods trained on complete data."""
+    """Every subset of modalities on the whole test set, methods trained on complete data.
+
+    One row per subset, as there can be 63 of them; so the best and second-best stand out within a row.
+    """
     least = summary["train_missing_rate"].min()
-    subsets = summary[summary["missing_pattern"].str.startswith("subset:") & (summary["train_missing_rate"] == least)]
-    columns = [p.removeprefix("subset:") for p in dict.fromkeys(subsets["missing_pattern"])]
-    cells = {(r.method, r.missing_pattern.removeprefix("subset:")): r for r in subsets.itertuples()}
-    notes = [f"only these modalities are given at test time; trained at missing rate {least:g}"]
-    return table_of(f"fused {CAPTION}, by given modalities", "method", methods, columns, cells, notes)
+    chosen = summary[summary["missing_pattern"].str.startswith("subset:") & (summary["train_missing_rate"] == least)]
+    names = [p.removeprefix("subset:") for p in dict.fromkeys(chosen["missing_pattern"])]
+    cells = {(r.method, r.missing_pattern.removeprefix("subset:")): r for r in chosen.itertuples()}
+    note = f"only these modalities are given at test time; trained at missing rate {least:g}"
+    return transposed(table_of(f"fused {CAPTION}, by given modalities", "given", methods, names, cells, [note]))
+
+
+def transposed(table: Wide) -> Wide:
+    """Rows as columns, marked cells with them."""
+    corner, *heads = table.columns
+    rows = [[head, *(row[c + 1] for row in table.rows)] for c, head in enumerate(heads)]
+    best, second = ({(c - 1, r + 1) for r, c in cells} for cells in (table.best, table.second))
+    return Wide(table.title, [corner, *(row[0] for row in table.rows)], rows, table.notes, best, second)

@@ -195,11 +195,22 @@ class TrainSection(Section):
     select_on: Literal["val", "last", "test"] = "val"
     diagnostics: bool = True  # imbalance between modalities, every epoch in history.jsonl; changes no weight
     max_rounds: int | None = Field(None, ge=1)  # cut every epoch short (smoke runs)
-    missing_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    missing_rate: float | dict[str, float] = 0.0  # by modality with `per_modality`: {audio: 0.5, text: 0}
     missing_pattern: Literal["kept_one", "bernoulli", "per_modality"] = "kept_one"
     missing_seed: int = 0
     absent: Literal["skip", "zeros"] = "skip"
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @field_validator("missing_rate", mode="before")
+    @classmethod
+    def missing_rates_are_fractions(cls, value: object) -> object:
+        hint = "write a fraction such as 0.3, or with `missing_pattern: per_modality` one per modality: {audio: 0.5}"
+        for rate in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise ValueError(f"must be a fraction, got {rate!r}; {hint}")
+            if not (0 <= rate < 1 or (rate == 1 and isinstance(value, dict))):
+                raise ValueError(f"must be a fraction from 0 to below 1, got {rate!r}; {hint}")
+        return value
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -245,6 +256,8 @@ class Recipe(Section):
     fusion: FusionSection = FusionSection()
     augment: dict[str, AugmentSection] = {}
     impute: Literal["zeros", "train_mean"] = "zeros"
+    # subsets of modalities that a method which mixes them is scored on; None: all of them, for at most six modalities
+    subsets: list[list[str]] | None = None
     seed: int = Field(0, ge=0)
 
     @property

@@ -63,9 +63,13 @@ def eval_tables(rows: pd.DataFrame) -> list[Wide]:
         shown = "" if pd.isna(rate) else f"{rate:g}" if isinstance(rate, float) else str(rate)
         shown = f"area {shown}" if first["metric"].startswith("area_") else shown
         realised = "" if pd.isna(first["realised_rate"]) else f"{first['realised_rate']:.3f}"
+        if not pd.isna(first["expected_rate"]):
+            realised += f" (expected {first['expected_rate']:.3f})"
         lines.append([rule, pattern, shown, realised, *cells, str(int(first["n"]))])
     columns = ["fusion", "pattern", "missing rate", "realised", "accuracy", "macro-F1", "mask seeds"]
     notes = [about(rows), "± is the sd over mask seeds of one training run"]
+    if (natural := rows["natural_absence"].max()) > 0:
+        notes.append(f"absent by nature, apart from the rates: {100 * natural:.1f} % of the split's entries")
     tables.append(Wide(f"{rows.iloc[0]['run']}: fused, %", columns, lines, notes))
     return tables
 

@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from mla_cli.data.rates import rate_text
 from mla_cli.render import Wide, spread
 
 CAPTION = "accuracy in %"
@@ -18,7 +19,7 @@ def about(rows: pd.DataFrame) -> str:
     fold = f" fold {first['fold']}" if first["fold"] else ""
     text = f"{first['dataset']}, protocol {first['protocol']}{fold}, {first['split']} {samples}, {chosen}"
     if first["train_missing_rate"]:
-        text += f", trained at missing rate {first['train_missing_rate']:g} ({first['train_missing_pattern']})"
+        text += f", trained at missing rate {rate_text(first['train_missing_rate'])} ({first['train_missing_pattern']})"
     return text + (", SMOKE RUN: NOT A RESULT" if bool(first["smoke"]) else "")
 
 

@@ -25,8 +25,11 @@ import mla_cli
 
 README = Path(__file__).parents[1] / "README.md"
 OUTPUT = re.compile(r"<!-- output: mla ([^\n]*) -->\n```text\n(.*?)```\n", re.DOTALL)
+TABLE = re.compile(r"<!-- table: mla ([^\n]*) -->\n((?:\|[^\n]*\n)+)")
+FIGURE = re.compile(r"!\[[^\]]*\]\(([^)]*)\)")
 FILE = re.compile(r"<!-- file: ([^\n]*) -->\n```\w+\n(.*?)```\n", re.DOTALL)
 POINTS = 10.0  # how far a shown percentage may be off on another machine: one test recording of `digits`
+METHODS = ["mla", "late", "concat", "modality dropout"]  # rows of the preset `missing`
 LONG = "ablate"  # this command takes minutes
 
 
@@ -91,6 +94,45 @@ def test_the_long_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     commands = [command for command in outputs() if command.startswith(LONG)]
     assert commands == [LONG]
     check(LONG, tolerance=5.0)
+
+
+def test_tables_stand_under_their_commands() -> None:
+    found = dict(TABLE.findall(text()))
+    assert list(found) == [f"ablate --preset missing --recipe {name}" for name in ("emoji", "mfeat")]
+    for command, table in found.items():
+        assert f"\nmla {command}\n" in marked_shell(), "the command is shown"
+        assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == METHODS
+        for column in zip(*(row.split("|")[2:-1] for row in table.splitlines()[2:]), strict=True):
+            values = [float(re.findall(r"\d+\.\d", cell)[0]) for cell in column]
+            assert "**" in column[values.index(max(values))], "the best is bold"
+            assert sum("<u>" in cell for cell in column) >= 1, "the second is underlined"
+
+
+def test_figures_exist_and_are_images() -> None:
+    shown = FIGURE.findall(text())
+    kinds = ("missing_rate", "train_test_rates", "subsets")
+    assert shown == [f".github/figures/{name}_{kind}.png" for name in ("emoji", "mfeat") for kind in kinds]
+    for path in shown:
+        content = (README.parent / path).read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) < 200_000
+
+
+@pytest.mark.slow
+def test_the_missing_table_of_mfeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 runs of a few seconds; the table of `emoji` is made by the same command, but takes ten minutes."""
+    monkeypatch.chdir(tmp_path)
+    command, table = list(TABLE.findall(text()))[1]
+    found = mla(*shlex.split(command), "--format", "markdown")
+    assert found.code == 0, found.stderr
+    rows = [line for line in found.stdout.splitlines() if line.startswith("|")][: len(table.splitlines())]
+    plain = [re.sub(r"\*\*|</?u>", "", "\n".join(lines)) for lines in (rows, table.splitlines())]
+    assert stable(plain[0]) == stable(plain[1])
+    assert numbers(plain[0]) == pytest.approx(numbers(plain[1]), abs=3.0)
+
+
+def marked_shell() -> str:
+    """All shell blocks."""
+    return "\n".join("\n" + block for block in re.findall(r"```sh\n(.*?)```", text(), re.DOTALL))
 
 
 def test_set_up_commands() -> None:

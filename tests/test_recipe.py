@@ -306,7 +306,23 @@ def words(annotation: Any) -> Iterator[str]:
 def changed(keys: tuple[str, ...], annotation: Any) -> Recipe | None:
     """The whole recipe with one key set to another value that is allowed; None if there is no other."""
     before = validate(WHOLE, "test").model_dump()
-    others = [*words(annotation), "mlp", "late", "x", True, False, 1, 2, 3, 64, 8000, 0.5, ["image"], {"image": 0.25}]
+    others = [
+        *words(annotation),
+        "mlp",
+        "late",
+        "x",
+        True,
+        False,
+        1,
+        2,
+        3,
+        64,
+        8000,
+        0.5,
+        ["image"],
+        [["image"]],
+        {"image": 0.25},
+    ]
     for value in others:
         content = load_recipe(None, base=WHOLE).model_dump()
         recipe.merge(content, keys, value)

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from mla_cli.data.missing import draw_present
 from mla_cli.engine import results
-from mla_cli.engine.data import complete, ensure_prepared, open_store, run_fingerprint
+from mla_cli.engine.data import Data, complete, ensure_prepared, load_data, open_store, run_fingerprint
+from mla_cli.engine.draws import draw_training
 from mla_cli.engine.evaluate import Request, evaluate
 from mla_cli.engine.events import Epoch, Note, Progress, Started, Steps
 from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
-from mla_cli.engine.grids import Grid, custom_grid, default_grid, missing_grid
+from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid, missing_grid
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.errors import MlaError
@@ -59,22 +62,7 @@ class Plan:
     preset: str | None = None
 
 
-def highest_rate(num_modalities: int) -> float:
-    """What `kept_one` can still meet: one entry of every complete sample stays."""
-    return 1 - 1 / num_modalities
-
-
-def rates_of(plan: Plan, recipe: Recipe) -> tuple[list[float], list[float]]:
-    """The missing rates to evaluate, and those of the defaults that the number of modalities rules out."""
-    if plan.rates is not None:
-        return parse_rates_list(plan.rates), []
-    count = len(recipe.dataset.modalities or [])
-    wanted = MISSING_RATES if plan.preset == "missing" else DEFAULT_RATES
-    met = [rate for rate in wanted if rate == 0 or rate <= highest_rate(count)]
-    return met, [rate for rate in wanted if rate not in met] if plan.preset else []
-
-
-def make_grid(plan: Plan, recipe: Recipe, rates: list[float]) -> Grid:
+def make_grid(plan: Plan, recipe: Recipe, train_rates: list[float]) -> Grid:
     """The grid of a plan. Raises MlaError for an unknown preset, or a preset together with axes of one's own."""
     if plan.preset is None:
         return custom_grid(recipe, plan.over, plan.seeds) if plan.over else default_grid(recipe, plan.seeds)
@@ -82,7 +70,7 @@ def make_grid(plan: Plan, recipe: Recipe, rates: list[float]) -> Grid:
         raise MlaError(f"no preset named `{plan.preset}`", did_you_mean(plan.preset, list(PRESETS)))
     if plan.over:
         raise MlaError("`--preset` and `--over` exclude each other", "set other keys with `--set key=value`")
-    return missing_grid(recipe, plan.seeds, rates)
+    return missing_grid(recipe, plan.seeds, train_rates)
 
 
 def ablate(
@@ -94,10 +82,12 @@ def ablate(
     """
     yield from ensure_prepared(plan.recipe, data_dir)
     recipe = complete(plan.recipe, open_store(plan.recipe, data_dir))
-    rates, left_out = rates_of(plan, recipe)
-    if left_out:
-        yield Note(f"missing rates {left_out} cannot be met with {len(recipe.dataset.modalities or [])} modalities")
-    grid = make_grid(plan, recipe, rates)
+    data = load_data(recipe, open_store(recipe, data_dir))
+    wanted = DEFAULT_RATES if plan.preset is None else MISSING_RATES
+    given = None if plan.rates is None else parse_rates_list(plan.rates)
+    rates = yield from rates_to_meet(wanted, given, data, None)
+    train_rates = (yield from rates_to_meet(wanted, given, data, recipe)) if plan.preset == "missing" else []
+    grid = make_grid(plan, recipe, train_rates)
     mask_seeds = plan.mask_seeds
     store = open_store(grid.settings[0].recipe, data_dir)
     jobs: dict[str, Recipe] = {}
@@ -135,6 +125,36 @@ def ablate(
         smoke=bool(table["smoke"].any()),
         grid=grid.name,
     )
+
+
+def rates_to_meet(
+    wanted: Sequence[float], given: list[float] | None, data: Data, recipe: Recipe | None
+) -> Steps[list[float]]:
+    """Those of the rates wanted by default that the data can meet, the others named; or the rates given, all of them.
+
+    At test time by `kept_one`, or with a recipe in training by its own pattern. Raises MlaError, before anything
+    trains, if a given rate cannot be met.
+    """
+    met, unmet = [], []
+    for rate in wanted if given is None else given:
+        try:
+            if recipe is not None:
+                draw_training(changed(recipe, train__missing_rate=rate), data.splits["train"])
+            else:
+                test = data.splits["test"]
+                some = test.take(np.flatnonzero(test.present.any(1)))
+                names = some.modalities
+                draw_present(some.present, some.ids, names, pattern="kept_one", rate=rate, seed=0, split="test")
+        except MlaError:
+            if given is not None:
+                raise
+            unmet.append(rate)
+        else:
+            met.append(rate)
+    if unmet:
+        where = "in training" if recipe is not None else "at test time"
+        yield Note(f"left out {where}: missing rates {', '.join(map(str, unmet))}, which these data cannot meet")
+    return met
 
 
 def train_all(

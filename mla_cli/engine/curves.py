@@ -16,7 +16,9 @@ def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     drawn = rows[(rows["output"] == "fused") & rows["missing_rate"].map(is_number)]
     if drawn["missing_pattern"].nunique() < 2:
         return rows.iloc[:0]
-    keys = [c for c in COLUMNS if c not in ("missing_pattern", "value", "realised_rate", "low", "high")]
+    keys = [
+        c for c in COLUMNS if c not in ("missing_pattern", "value", "realised_rate", "expected_rate", "low", "high")
+    ]
     grouped = drawn.groupby(keys, dropna=False, sort=False)
     found = grouped[["value", "realised_rate"]].mean()
     found = found[grouped["value"].count() == drawn["missing_pattern"].nunique()]
@@ -52,6 +54,7 @@ def areas(rows: pd.DataFrame) -> pd.DataFrame:
                     "value": area,
                     "missing_rate": f"{x[0]:g}..{x[-1]:g}",
                     "realised_rate": None,
+                    "expected_rate": None,
                     "mask_seed": mask_seed,
                 }
             )

@@ -15,10 +15,10 @@ import pandas as pd
 from mla_cli import registry
 from mla_cli.data import splits
 from mla_cli.data.leakage import leakage_report
-from mla_cli.data.missing import Draw, draw_present
 from mla_cli.data.samples import Samples, pair_by_class, unpaired
 from mla_cli.data.split_files import apply_split_file, read_split_file
 from mla_cli.data.store import ModalityStore, Store
+from mla_cli.engine.draws import TrainingDraw, draw_training
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.prepare import prepare, same_spec
 from mla_cli.errors import MlaError
@@ -32,7 +32,8 @@ SPLITS = ("train", "val", "test")
 class Data:
     """One experiment's data.
 
-    train_present: bool (sample, modality) after the training draw of missing modalities. facts: for `run.json`.
+    train_present: bool (sample, modality) after the training draw of missing modalities, which is `draw` (None where
+    nothing is taken away). facts: for `run.json`.
     """
 
     store: Store
@@ -43,6 +44,7 @@ class Data:
     train_present: np.ndarray
     normalisation: dict[str, tuple[np.ndarray, np.ndarray]]
     facts: dict[str, Any] = field(default_factory=dict)
+    draw: TrainingDraw | None = None
 
     def stores(self) -> dict[str, ModalityStore]:
         return {m: self.store.modality(m) for m in self.modalities}
@@ -154,17 +156,21 @@ def load_data(recipe: Recipe, store: Store, aligned: bool = False) -> Data:
         found[split] = samples.limited(dataset.limit, dataset.split_seed)
         facts[split] = {"samples": len(found[split]), "distinct": found[split].distinct}
     train = found["train"]
-    present = train.present
-    if recipe.train.missing_rate > 0:
-        draw = training_draw(recipe, train)
-        present, facts["train_missing"] = draw.present, draw_facts(draw)
-    normalisation = {
-        m: store.normalisation(m, np.flatnonzero(keep & (side == "train") & (rows[:, i] >= 0)))
-        for i, m in enumerate(modalities)
-    }
+    draw = draw_training(recipe, train)
+    if draw is not None:
+        facts["train_missing"] = draw.facts()
+    present = train.present if draw is None else draw.present
+    normalisation = {}
+    for i, m in enumerate(modalities):
+        # A row that the draw took away is not there: its values must not reach training through mean and sd either.
+        taken = np.setdiff1d(train.rows[train.present[:, i], i], train.rows[present[:, i], i])
+        counted = keep & (side == "train") & (rows[:, i] >= 0) & ~np.isin(rows[:, i], taken)
+        normalisation[m] = store.normalisation(m, np.flatnonzero(counted))
     if must_pair:
         facts["pair_seed"] = dataset.pair_seed
-    return Data(store, dataset.protocol or "", list(modalities), store.classes, found, present, normalisation, facts)
+    return Data(
+        store, dataset.protocol or "", list(modalities), store.classes, found, present, normalisation, facts, draw
+    )
 
 
 def sides(recipe: Recipe, store: Store) -> tuple[np.ndarray, list[str]]:
@@ -194,31 +200,3 @@ def run_fingerprint(recipe: Recipe, store: Store) -> str:
         return store.fingerprint
     listed = [(e.stem, e.split) for e in read_split_file(recipe.dataset.split_file).entries]
     return hashlib.sha256(repr((store.fingerprint, listed)).encode()).hexdigest()
-
-
-def training_draw(recipe: Recipe, train: Samples) -> Draw:
-    """Which training entries are taken away, from `train.missing_*`."""
-    settings = recipe.train
-    rate: Any = settings.missing_rate
-    if settings.missing_pattern == "per_modality":
-        rate = dict.fromkeys(train.modalities, rate)
-    return draw_present(
-        train.present,
-        train.ids,
-        train.modalities,
-        pattern=settings.missing_pattern,
-        rate=rate,
-        seed=settings.missing_seed,
-        split="train",
-    )
-
-
-def draw_facts(draw: Draw) -> dict[str, Any]:
-    """What a draw of missing modalities turned out to be, for `run.json`."""
-    return {
-        "pattern": draw.pattern,
-        "requested": draw.requested,
-        "realised": draw.realised,
-        "natural_absence": draw.natural_absence,
-        "seed": draw.seed,
-    }

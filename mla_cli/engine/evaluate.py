@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.core import fusion
-from mla_cli.data.missing import PATTERNS, draw_present, parse_rates, subset_present, subsets
+from mla_cli.data.missing import PATTERNS, draw_present, parse_rates, subset_present
 from mla_cli.engine import curves, results
+from mla_cli.engine.draws import train_rate
 from mla_cli.engine.numbers import parse_numbers, parse_weights
-from mla_cli.engine.predictions import Predictions, read_predictions
+from mla_cli.engine.predictions import Predictions, mixed_logits, read_predictions, scored_subsets
 from mla_cli.engine.run import Run
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.errors import MlaError
@@ -92,17 +93,6 @@ class Evaluator:
             yield self.row(output="fused", fusion=rule, metric=metric, value=value, **counts, **facts)
 
 
-def mixed_logits(predictions: Predictions, present: np.ndarray) -> np.ndarray:
-    """Look up, for every sample, the logits of the subset that is present: no model pass."""
-    codes = present @ (1 << np.arange(present.shape[1]))
-    out = np.full((len(predictions), predictions.logits.shape[2]), np.nan, np.float32)
-    for code in np.unique(codes[codes > 0]):
-        subset = frozenset(m for i, m in enumerate(predictions.modalities) if code >> i & 1)
-        rows = codes == code
-        out[rows] = predictions.subsets[subset][rows]
-    return out
-
-
 def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, and the unweighted mean of the F1 of every class that is a label or a prediction here."""
     predicted = logits.argmax(1)
@@ -141,8 +131,9 @@ def common_facts(run: Run, recipe: Recipe, predictions: Predictions, split: str)
         "run": run.name,
         "checkpoint": predictions.facts["checkpoint"],
         "selected_on": recipe.train.select_on,
-        "train_missing_rate": recipe.train.missing_rate,
+        "train_missing_rate": train_rate(recipe),
         "train_missing_pattern": recipe.train.missing_pattern if drawn else "",
+        "natural_absence": float(1 - predictions.of_split(split).present.mean()),
         "absent": recipe.train.absent,
         "impute": recipe.impute if predictions.subsets else "",
         "smoke": is_smoke(recipe),
@@ -202,7 +193,7 @@ def evaluate(run: Run, request: Request, predictions: Predictions | None = None)
     natural = p.present
     for pattern in request.patterns:
         if pattern == "subset":
-            for subset in subsets(p.modalities):
+            for subset in scored_subsets(p, rules):
                 present = subset_present(natural, subset, p.modalities)
                 realised = 1 - present.sum() / max(natural.sum(), 1)
                 for rule in rules:
@@ -212,8 +203,10 @@ def evaluate(run: Run, request: Request, predictions: Predictions | None = None)
         for rate in request.rates:
             rows += rate_rows(evaluator, rules, pattern, rate, request)
     table = results.frame(rows)
-    extra = [part for part in (curves.pooled(table), curves.areas(table)) if len(part)]
-    return pd.concat([table, *extra], ignore_index=True) if extra else table
+    for part in (curves.pooled, curves.areas):  # the pooled curve has an area too
+        if len(more := part(table)):
+            table = pd.concat([table, more], ignore_index=True)
+    return table
 
 
 def rate_rows(
@@ -221,7 +214,7 @@ def rate_rows(
 ) -> list[dict[str, Any]]:
     """Rows of one pattern and rate over all mask seeds. At rate 0 nothing is drawn, so there is one row per rule."""
     p = evaluator.predictions
-    if rate == 0 and pattern != "per_modality":
+    if rate == 0:
         return [
             row
             for rule in rules
@@ -252,6 +245,7 @@ def rate_rows(
                 present,
                 missing_rate=rate,
                 realised_rate=draw.realised,
+                expected_rate=draw.expected,
                 missing_pattern=pattern,
                 mask_seed=mask_seed,
             )

@@ -7,7 +7,7 @@ the method's own fusion rule stand in the file's metadata (key `mla`, JSON). Rea
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mla_cli.data.missing import subsets
 from mla_cli.errors import MlaError
 from mla_cli.files import whole_file
 
@@ -133,6 +134,39 @@ def read_predictions(path: Path) -> Predictions:
         subsets=subsets,
         facts=facts,
     )
+
+
+def mixed_logits(predictions: Predictions, present: np.ndarray) -> np.ndarray:
+    """Look up, for every sample, the logits of the subset that is present: no model pass.
+
+    present: bool (sample, modality), within what is really there. A stored subset serves all samples for which it
+    comes to the same, as they lack the rest of it. Raises MlaError for a subset that was not stored.
+    """
+    bits = 1 << np.arange(present.shape[1])
+    wanted, natural = present @ bits, predictions.present @ bits
+    stored = {sum(1 << predictions.modalities.index(m) for m in s): x for s, x in predictions.subsets.items()}
+    out = np.full((len(predictions), predictions.logits.shape[2]), np.nan, np.float32)
+    both = wanted << present.shape[1] | natural
+    for pair in np.unique(both[wanted > 0]):
+        given, there = pair >> present.shape[1], pair & (1 << present.shape[1]) - 1
+        code = given if given in stored else next((c for c in stored if c & there == given), None)
+        if code is None:
+            subset = [m for i, m in enumerate(predictions.modalities) if given >> i & 1]
+            raise MlaError(
+                f"the run stored no logits for `{'+'.join(subset)}` alone: its method mixes modalities inside",
+                f"add `[{', '.join(subset)}]` to its recipe's `subsets` and train again, or use `--pattern subset`",
+            )
+        rows = both == pair
+        out[rows] = stored[code][rows]
+    return out
+
+
+def scored_subsets(predictions: Predictions, rules: Sequence[str]) -> list[tuple[str, ...]]:
+    """The subsets that pattern `subset` scores, small ones first: all, or those that a mixing method stored."""
+    every = subsets(predictions.modalities)
+    if not predictions.subsets or "native" not in rules:
+        return every
+    return [subset for subset in every if frozenset(subset) in predictions.subsets]
 
 
 def join(parts: Mapping[str, Predictions]) -> Predictions:

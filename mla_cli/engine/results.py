@@ -30,6 +30,8 @@ COLUMNS = (
     "train_missing_pattern",
     "missing_rate",
     "realised_rate",
+    "expected_rate",
+    "natural_absence",
     "missing_pattern",
     "mask_seed",
     "absent",

@@ -1,12 +1,13 @@
 """Run a trained method over a split, once: logits of every modality alone, and of every subset where a method mixes."""
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 
 from mla_cli.core import fusion
+from mla_cli.data.missing import subsets
+from mla_cli.data.rates import check_modality
 from mla_cli.data.samples import Samples
 from mla_cli.engine.predictions import Predictions
 from mla_cli.engine.scoring_rules import fixed_weights
@@ -18,20 +19,33 @@ SCORE_BATCH = 256
 MAX_MIXED = 6  # a mixing method stores 2^M - 1 columns of logits
 
 
-def all_subsets(modalities: list[str]) -> list[frozenset[str]]:
-    """Every non-empty subset, small ones first."""
-    return [frozenset(s) for size in range(1, len(modalities) + 1) for s in combinations(modalities, size)]
+def wanted_subsets(recipe: Recipe, modalities: list[str]) -> list[frozenset[str]]:
+    """The subsets that a mixing method is scored on, small ones first: `subsets`, and always all modalities together.
+
+    Where the recipe names none: all, for at most six modalities. Raises MlaError for more, and for a name that is none.
+    """
+    if recipe.subsets is None:
+        if len(modalities) > MAX_MIXED:
+            count = len(modalities)
+            raise MlaError(
+                f"`{recipe.method.name}` mixes modalities inside: {count} modalities are "
+                f"{2**count - 1} subsets to score, more than {2**MAX_MIXED - 1}",
+                f"name those to score, for example `--set 'subsets=[[{modalities[0]}], [{', '.join(modalities[:2])}]]'`"
+                ", or at most six modalities with `--set dataset.modalities=[...]`",
+            )
+        return [frozenset(subset) for subset in subsets(modalities)]
+    for subset in recipe.subsets:
+        if not subset:
+            raise MlaError("`subsets` holds an empty subset", f"choose from {', '.join(modalities)}")
+        for name in subset:
+            check_modality(name, modalities)
+    return sorted({frozenset(modalities), *map(frozenset, recipe.subsets)}, key=lambda s: (len(s), sorted(s)))
 
 
 def check_subsets(session: Session) -> None:
-    """Raise MlaError for a mixing method with too many subsets to score; before training, not after it."""
-    count = len(session.method.modalities)
-    if session.method.mixes and count > MAX_MIXED:
-        raise MlaError(
-            f"`{session.recipe.method.name}` mixes modalities inside: {count} modalities are "
-            f"{2**count - 1} subsets to score, more than {2**MAX_MIXED - 1}",
-            "name at most six with `--set dataset.modalities=[...]`",
-        )
+    """Raise MlaError for a mixing method whose subsets cannot be scored; before training, not after it."""
+    if session.method.mixes:
+        wanted_subsets(session.recipe, session.method.modalities)
 
 
 @torch.no_grad()
@@ -50,8 +64,7 @@ def score(session: Session, split: str, every_subset: bool) -> Predictions:
     full = frozenset(modalities)
     wanted = [full]
     if method.mixes and every_subset:
-        check_subsets(session)
-        wanted = all_subsets(modalities)
+        wanted = wanted_subsets(session.recipe, modalities)
     mixed = {s: np.empty((len(samples), alone.shape[2]), np.float32) for s in (wanted if method.mixes else [])}
     blank = {m: method.encode(m, session.blanks[m][None]) for m in modalities} if method.mixes else {}
     for start in range(0, len(samples), SCORE_BATCH):

@@ -16,6 +16,7 @@ from mla_cli import registry
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.devices import choose_device
+from mla_cli.engine.draws import STORED
 from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
 from mla_cli.engine.predictions import join
@@ -62,11 +63,15 @@ def train(
     can_resume = run.claim(recipe, fingerprint, facts, resume, force)
     with run.failing():
         tidy(run)
+        if data.draw is not None:
+            data.draw.write(run.path / STORED)
         if can_resume:
             session.load_state(*run.load_checkpoint("last"))
         run.keep_history(session.progress.epoch)
         rounds = len(session.train_loader.rounds)
         yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
+        if data.draw is not None:
+            yield Note(data.draw.line())
         for line in leaks_into_test(data.facts["leakage"]):
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":

@@ -92,6 +92,19 @@ def test_kept_one_meets_every_count_and_refuses_the_next(num_modalities):
             draw(available, "kept_one", (highest + 1) / available.size)
 
 
+@given(num_samples=sizes, num_modalities=widths, data=st.data(), seed=seeds)
+@settings(max_examples=60, deadline=None)
+def test_kept_one_meets_any_count_up_to_the_highest(num_samples, num_modalities, data, seed):
+    available = complete(num_samples, num_modalities)
+    highest = num_samples * (num_modalities - 1)
+    count = data.draw(st.integers(0, highest))
+    counts = removed(available, draw(available, "kept_one", count / available.size, seed))
+    assert counts.sum() == count
+    assert spread(counts) <= 1
+    with pytest.raises(MlaError, match="cannot be met"):
+        draw(available, "kept_one", (highest + 1) / available.size, seed)
+
+
 @pytest.mark.parametrize("num_samples", [1999, 2000])
 @pytest.mark.parametrize("num_modalities", [2, 3, 4, 5, 6])
 def test_kept_one_meets_the_last_counts_of_a_large_table(num_samples, num_modalities):

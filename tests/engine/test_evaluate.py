@@ -221,6 +221,97 @@ def test_rows_of_a_smoke_run_say_so(runs) -> None:
     assert common_facts(runs["mla"], recipe, read_predictions(runs["mla"].predictions), "test")["smoke"] is True
 
 
+def test_bernoulli_rows_hold_the_rate_to_expect_and_the_table_shows_it(runs) -> None:
+    from mla_cli.tables import eval_tables
+
+    rows = evaluate(runs["mla"], Request(patterns=("bernoulli",), rates=(0.0, 0.5), mask_seeds=(0, 1)))
+    expected = (0.5 - 0.5**3) / (1 - 0.5**3)
+    drawn = rows[rows["missing_rate"] == 0.5]
+    assert drawn["expected_rate"].unique() == pytest.approx([expected])
+    shown = eval_tables(rows)[-1].rows[1][3]
+    assert shown == f"{drawn['realised_rate'].mean():.3f} (expected {expected:.3f})"
+
+
+def test_natural_absence_is_reported_apart(runs) -> None:
+    from mla_cli.tables import eval_tables
+
+    p = read_predictions(runs["mla"].predictions).of_split("test")
+    p.present[:48, 0] = False
+    p.logits[:48, 0] = np.nan
+    rows = evaluate(runs["mla"], Request(rates=(0.0, 0.25), mask_seeds=(0, 1)), p)
+    assert rows["natural_absence"].unique() == pytest.approx([48 / 288])
+    drawn = rows[rows["missing_rate"] == 0.25]
+    assert set(drawn["realised_rate"]) == {60 / 240}  # of the entries that are really there
+    note = "absent by nature, apart from the rates: 16.7 % of the split's entries"
+    assert note in eval_tables(rows)[-1].notes
+    assert not any("nature" in note for note in eval_tables(evaluate(runs["mla"], Request()))[-1].notes)
+
+
+def test_patterns_are_pooled_at_every_rate_also_at_0(runs) -> None:
+    request = Request(
+        rates=(0.0, 0.3), patterns=("kept_one", "bernoulli", "per_modality"), mask_seeds=(0, 1, 2), alone=False
+    )
+    rows = accuracy_rows(evaluate(runs["mla"], request))
+    pooled = rows[rows["missing_pattern"] == "pooled"]
+    assert pooled.groupby("missing_rate").size().to_dict() == {0.0: 1, 0.3: 3}  # at rate 0 nothing is drawn
+    for seed in (0, 1, 2):
+        parts = rows[(rows["mask_seed"] == seed) & (rows["missing_pattern"] != "pooled")]
+        assert len(parts) == 3
+        assert pooled[pooled["mask_seed"] == seed]["value"].item() == pytest.approx(parts["value"].mean())
+
+
+def test_the_area_under_the_curve_is_that_of_its_points(runs) -> None:
+    request = Request(rates=(0.0, 0.5, 0.2), patterns=("kept_one", "bernoulli"), mask_seeds=(0, 1), alone=False)
+    rows = evaluate(runs["mla"], request)
+    areas = rows[rows["metric"] == "area_accuracy"]
+    assert sorted(zip(areas["missing_pattern"], areas["mask_seed"], strict=True)) == [
+        (p, s) for p in ("bernoulli", "kept_one", "pooled") for s in (0, 1)
+    ]
+    assert set(areas["missing_rate"]) == {"0..0.5"}
+    points = accuracy_rows(rows).set_index(["missing_pattern", "missing_rate", "mask_seed"])["value"].sort_index()
+    for pattern in ("bernoulli", "kept_one", "pooled"):
+        y = [points[pattern, 0.0].item(), points[pattern, 0.2, 1], points[pattern, 0.5, 1]]
+        found = areas[(areas["missing_pattern"] == pattern) & (areas["mask_seed"] == 1)]["value"].item()
+        assert found == pytest.approx(np.trapezoid(y, [0.0, 0.2, 0.5]) / 0.5)
+    assert set(rows[rows["metric"].str.startswith("area_")]["metric"]) == {"area_accuracy", "area_macro_f1"}
+
+
+@pytest.mark.parametrize("rule", ["entropy", "entropy_batch", "uniform", "energy", "native", "fixed"])
+@pytest.mark.parametrize("of", ["logits", "probabilities"])
+def test_absent_logits_never_influence_a_fused_prediction(runs, rule: str, of: str) -> None:
+    if (rule, of) == ("energy", "probabilities"):
+        pytest.skip("energy is defined on logits only")
+    p = read_predictions(runs["mla"].predictions).of_split("test")
+    recipe = runs["mla"].recipe()
+    recipe.fusion.of, recipe.fusion.weights = of, {"mor": 0.2, "fou": 0.3, "zer": 0.5}
+    draw = draw_present(p.present, p.ids, p.modalities, pattern="kept_one", rate=0.5, seed=2, split="test")
+    clean = Evaluator(p, recipe, {}).fused(rule, draw.present)
+    assert np.isfinite(clean).all()
+    for rubbish in (1e30, -7.0, np.nan, np.inf):
+        if not np.isfinite(rubbish):
+            p.present = draw.present  # logits of what is naturally there must be finite, or the run diverged
+        p.logits = np.where(draw.present[..., None], p.logits, rubbish).astype(np.float32)
+        np.testing.assert_array_equal(Evaluator(p, recipe, {}).fused(rule, draw.present), clean)
+
+
+def test_requested_subsets_are_what_a_mixing_run_can_be_asked_for(mfeat_store, data_dir: Path, tmp_path: Path) -> None:
+    recipe = mfeat_recipe(VIEWS, method={"name": "concat"}, train={"epochs": 1}, subsets=[["mor"], ["fou", "zer"]])
+    run = trained(recipe, data_dir, tmp_path)
+    rows = accuracy_rows(evaluate(run, Request(patterns=("subset",), alone=False)))
+    assert rows["missing_pattern"].tolist() == ["subset:mor", "subset:fou+zer", "subset:mor+fou+zer"]
+    every = accuracy_rows(evaluate(run, Request(patterns=("subset",), rules=("uniform",), alone=False)))
+    assert len(every) == 7  # late fusion of what each modality says alone needs no stored subset
+    with pytest.raises(MlaError, match="stored no logits for `") as error:
+        evaluate(run, Request(rates=(0.5,)))
+    assert "`subsets`" in error.value.hint
+    p = read_predictions(run.predictions)
+    p.present[:, 0] = False  # where `mor` is absent by nature, all that is there is `fou+zer`
+    full = mixed_logits(p, p.present)
+    np.testing.assert_array_equal(full, p.subsets[frozenset(("fou", "zer"))])
+    del p.subsets[frozenset(("fou", "zer"))]
+    np.testing.assert_array_equal(mixed_logits(p, p.present), p.subsets[frozenset(VIEWS)])  # which had it imputed
+
+
 # ------------------------------------------------------------ errors
 
 

@@ -8,7 +8,7 @@ import torch
 from tiny import difference, make_session, mfeat_recipe
 
 from mla_cli.engine.predictions import Predictions
-from mla_cli.engine.scoring import accuracies, all_subsets, fused_scores, score
+from mla_cli.engine.scoring import accuracies, fused_scores, score, wanted_subsets
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.errors import MlaError
 
@@ -108,5 +108,52 @@ def test_fixed_weights_stand_in_the_order_of_the_modalities() -> None:
 
 
 def test_subsets_come_small_ones_first() -> None:
-    assert all_subsets(["a", "b"]) == [frozenset("a"), frozenset("b"), frozenset("ab")]
-    assert len(all_subsets(list("abcdef"))) == 63
+    assert wanted_subsets(mfeat_recipe(), ["a", "b"]) == [frozenset("a"), frozenset("b"), frozenset("ab")]
+    assert len(wanted_subsets(mfeat_recipe(), list("abcdef"))) == 63
+
+
+def test_only_requested_subsets_are_scored_and_they_may_be_of_more_than_six_modalities() -> None:
+    letters = list("abcdefg")
+    asked = mfeat_recipe(subsets=[["b", "a"], ["g"], ["a", "b"]])
+    assert wanted_subsets(asked, letters) == [frozenset("g"), frozenset("ab"), frozenset("abcdefg")]
+    assert wanted_subsets(mfeat_recipe(subsets=[]), letters) == [frozenset(letters)]
+    with pytest.raises(MlaError, match="127 subsets to score, more than 63") as error:
+        wanted_subsets(mfeat_recipe(), letters)
+    assert "--set 'subsets=[[a], [a, b]]'" in error.value.hint
+    with pytest.raises(MlaError, match="no modality named `h`"):
+        wanted_subsets(mfeat_recipe(subsets=[["h"]]), letters)
+    with pytest.raises(MlaError, match="empty subset"):
+        wanted_subsets(mfeat_recipe(subsets=[[]]), letters)
+
+
+@pytest.mark.parametrize("method", ["mla", "late", "concat", "film"])
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_what_stands_where_an_input_is_absent_reaches_no_prediction(
+    mfeat_store, data_dir: Path, method: str, value: float
+) -> None:
+    session = make_session(mfeat_recipe(method={"name": method}), data_dir)
+    session.data.splits["test"].rows[::3, 0] = -1
+    clean = score(session, "test", every_subset=True)
+    resident = session.split_loader("test").modalities["mor"].resident
+    resident[::3] = value
+    spoilt = score(session, "test", every_subset=True)
+    np.testing.assert_array_equal(clean.logits, spoilt.logits)
+    assert clean.subsets.keys() == spoilt.subsets.keys()
+    for subset, logits in clean.subsets.items():
+        np.testing.assert_array_equal(logits, spoilt.subsets[subset])
+
+
+@pytest.mark.parametrize("method", ["concat", "film", "bigated"])
+def test_logits_of_a_subset_do_not_know_the_other_modalities(mfeat_store, data_dir: Path, method: str) -> None:
+    session = make_session(mfeat_recipe(("mor", "fou", "zer"), method={"name": method}), data_dir)
+    clean = score(session, "test", every_subset=True)
+    session.split_loader("test").modalities["fou"].resident.mul_(-3.0)
+    other = score(session, "test", every_subset=True)
+    for subset, logits in clean.subsets.items():
+        assert np.array_equal(logits, other.subsets[subset]) == ("fou" not in subset)
+
+
+def test_only_requested_subsets_are_stored(mfeat_store, data_dir: Path) -> None:
+    recipe = mfeat_recipe(("mor", "fou", "zer"), method={"name": "concat"}, subsets=[["zer"]])
+    found = score(make_session(recipe, data_dir), "test", every_subset=True)
+    assert list(found.subsets) == [frozenset(("zer",)), frozenset(("mor", "fou", "zer"))]
