@@ -65,9 +65,7 @@ def table1_tables(ablation: Ablation) -> list[Wide]:
     if ablation.significance is not None:
         notes += significance_notes(ablation.significance, ablation.full)
     title = f"{CAPTION}: each modality alone, and fused"
-    first = Wide(
-        title, ["method", *cells.outputs], lines, notes, best_cells(values), best_cells(values, place=1)
-    )
+    first = Wide(title, ["method", *cells.outputs], lines, notes, best_cells(values), best_cells(values, place=1))
     return [first, budget_table(ablation)]
 
 
@@ -88,7 +86,7 @@ def significance_notes(found: pd.DataFrame, full: str) -> list[str]:
     what = "items" if units == first["num_samples"] else f"items in {units} groups"
     return [
         f"* differs from {full}, fused: p < .05, ** p < .01, Holm over {found['p'].notna().sum()} methods; paired "
-        f"bootstrap over {int(first['num_samples'])} test {what}, of these seeds' mean: significance.csv has the p values"
+        f"bootstrap over {int(first['num_samples'])} test {what}, of these seeds' mean (p: significance.csv)"
     ]
 
 
@@ -129,7 +127,7 @@ def table3_tables(ablation: Ablation) -> list[Wide]:
     best, second = ({(r, c + 1) for r, c in best_cells(values, place)} for place in (0, 1))
     notes = [
         about(cells.rows),
-        "HGM: trained with and without; DF: a switch at test time (off: equal weights), so it changes no modality alone",
+        "HGM: trained with and without; DF: switched at test time (off: equal weights), so no modality alone changes",
         f"± is the sd over training seeds, {cells.seeds(settings)}; the difference is paired by seed",
     ]
     columns = ["HGM", "DF", *cells.outputs, f"fused - {ablation.full}"]

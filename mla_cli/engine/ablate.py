@@ -17,18 +17,18 @@ from mla_cli.engine.draws import draw_training
 from mla_cli.engine.evaluate import Request, evaluate
 from mla_cli.engine.events import Epoch, Note, Progress, Started, Steps
 from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
-from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid, missing_grid
+from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid
 from mla_cli.engine.numbers import parse_rates_list
+from mla_cli.engine.paired import compare
+from mla_cli.engine.presets import preset_grid
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.errors import MlaError
 from mla_cli.files import make_folder, write_json
 from mla_cli.recipe import validate
-from mla_cli.registry import did_you_mean
 from mla_cli.schema import Recipe
 
 DEFAULT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 MISSING_RATES = (0.0, 0.2, 0.4, 0.6)  # of the preset `missing`, in training and at test time
-PRESETS = ("missing",)
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Ablation:
     failed: list[str] = field(default_factory=list)
     smoke: bool = False
     grid: str = "default"
+    runs_of: dict[str, list[Run]] = field(default_factory=dict)  # the finished runs of each setting
+    significance: pd.DataFrame | None = None  # `paired.compare` with the full method, where it was asked for
 
 
 @dataclass
@@ -60,17 +62,22 @@ class Plan:
     rates: str | None
     mask_seeds: list[int]
     preset: str | None = None
+    significance: bool = False
+
+    def default_rates(self) -> tuple[float, ...]:
+        """Missing rates at test time where none are named; the tables of methods and variants need complete data."""
+        if self.preset is None:
+            return DEFAULT_RATES
+        return MISSING_RATES if self.preset == "missing" else (0.0,)
 
 
 def make_grid(plan: Plan, recipe: Recipe, train_rates: list[float]) -> Grid:
     """The grid of a plan. Raises MlaError for an unknown preset, or a preset together with axes of one's own."""
     if plan.preset is None:
         return custom_grid(recipe, plan.over, plan.seeds) if plan.over else default_grid(recipe, plan.seeds)
-    if plan.preset not in PRESETS:
-        raise MlaError(f"no preset named `{plan.preset}`", did_you_mean(plan.preset, list(PRESETS)))
     if plan.over:
         raise MlaError("`--preset` and `--over` exclude each other", "set other keys with `--set key=value`")
-    return missing_grid(recipe, plan.seeds, train_rates)
+    return preset_grid(plan.preset, recipe, plan.seeds, train_rates)
 
 
 def ablate(
@@ -83,7 +90,7 @@ def ablate(
     yield from ensure_prepared(plan.recipe, data_dir)
     recipe = complete(plan.recipe, open_store(plan.recipe, data_dir))
     data = load_data(recipe, open_store(recipe, data_dir))
-    wanted = DEFAULT_RATES if plan.preset is None else MISSING_RATES
+    wanted = plan.default_rates()
     given = None if plan.rates is None else parse_rates_list(plan.rates)
     rates = yield from rates_to_meet(wanted, given, data, None)
     train_rates = (yield from rates_to_meet(wanted, given, data, recipe)) if plan.preset == "missing" else []
@@ -102,7 +109,7 @@ def ablate(
     rows, labels = collect(grid, names, run_dir, rates, mask_seeds, failed)
     if not rows:
         raise MlaError("no run of the grid finished: " + "; ".join(failed), "see the errors above")
-    key = json.dumps([sorted(jobs), list(rates), list(mask_seeds)])
+    key = json.dumps([grid.name, sorted(jobs), list(rates), list(mask_seeds)])
     path = make_folder(
         run_dir / f"ablate-{grid.settings[0].recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     )
@@ -110,20 +117,31 @@ def ablate(
     tidy = table[list(results.COLUMNS)].drop_duplicates()
     results.write_csv(tidy, path / "results.csv")
     write_json(path / "settings.json", {"settings": labels, "seeds": grid.seeds, "runs": sorted(jobs)})
-    first = names[grid.settings[0].label, grid.seeds[0]]
+    first = names[grid.full, grid.seeds[0]]
     if (run_dir / first).is_dir() and Run(run_dir / first).state == "finished":
         remember(run_dir, first)  # `mla eval` after an ablation takes the full method's first seed
     done = [Run(run_dir / name) for name in jobs if name not in failed]
+    runs_of = {
+        setting.label: [run for seed in grid.seeds if (run := Run(run_dir / names[setting.label, seed])) in done]
+        for setting in grid.settings
+    }
+    significance = None
+    if plan.significance and not bool(table["smoke"].any()):
+        fused = {s.label: s.rule for s in grid.settings if s.recipe.method.name != "unimodal"}
+        significance = compare({label: runs_of[label] for label in fused if runs_of[label]}, fused, grid.full)
+        results.write_csv(significance, path / "significance.csv")
     return Ablation(
         path=path,
         rows=table,
         labels=labels,
-        full=grid.settings[0].label,
+        full=grid.full,
         runs=done,
         reused=len(jobs) - len(todo),
         failed=failed,
         smoke=bool(table["smoke"].any()),
         grid=grid.name,
+        runs_of=runs_of,
+        significance=significance,
     )
 
 

@@ -76,7 +76,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def compare(runs: Mapping[str, Sequence[Run]], rules: Mapping[str, str], full: str) -> pd.DataFrame:
     """Every setting against `full`, fused: setting, difference, p, p_holm, num_samples, units, seeds.
 
-    runs: the finished runs of each setting; only seeds that both have are compared. units: groups, or items without any.
+    runs: the finished runs of each setting; only seeds that both have are compared. units: groups, or items.
     """
     found = []
     for setting, own in runs.items():
