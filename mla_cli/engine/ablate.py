@@ -66,9 +66,15 @@ def highest_rate(num_modalities: int) -> float:
 
 def rates_of(plan: Plan, recipe: Recipe) -> tuple[list[float], list[float]]:
     """The missing rates to evaluate, and those of the defaults that the number of modalities rules out."""
-    if plan.rates is not None:
-        return parse_rates_list(plan.rates), []
     count = len(recipe.dataset.modalities or [])
+    if plan.rates is not None:
+        rates = parse_rates_list(plan.rates)
+        if rates[-1] > highest_rate(count) + 0.01:  # closer ones depend on rounding: the draw knows
+            raise MlaError(
+                f"missing rate `{rates[-1]:g}` cannot be met: every sample keeps one of {count} modalities",
+                f"leave it out of `--missing-rates`; the highest is `{highest_rate(count):.3g}`",
+            )
+        return rates, []
     wanted = MISSING_RATES if plan.preset == "missing" else DEFAULT_RATES
     met = [rate for rate in wanted if rate == 0 or rate <= highest_rate(count)]
     return met, [rate for rate in wanted if rate not in met] if plan.preset else []
