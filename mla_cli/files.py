@@ -89,12 +89,17 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises MlaError for a file that is not."""
+def read_json(path: Path, hint: str = "the file was damaged; make it again") -> dict[str, Any]:
+    """Read a JSON object. Raises MlaError, with this hint, for a file that holds none."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise MlaError(f"`{path}` is not valid JSON: {error}", "the file was damaged; make it again") from error
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise MlaError(f"cannot read `{path}`: {error.strerror}", hint) from error
+    except (ValueError, RecursionError) as error:
+        raise MlaError(f"`{path}` is not valid JSON: {error}", hint) from error
+    if not isinstance(content, dict):
+        raise MlaError(f"`{path}` holds no JSON object, but a {type(content).__name__}", hint)
+    return content
 
 
 def sha256(path: Path) -> str:

@@ -136,6 +136,14 @@ def test_json_that_is_none(tmp_path: Path, content: bytes) -> None:
         files.read_json(tmp_path / "x.json")
 
 
+def test_json_that_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(MlaError, match=r"x\.json` holds no JSON object, but a list"):
+        files.read_json(tmp_path / "x.json")
+    with pytest.raises(MlaError, match=r"cannot read `.*y\.json`: No such file"):
+        files.read_json(tmp_path / "y.json")
+
+
 def test_sha256_of_a_file_larger_than_a_block(tmp_path: Path) -> None:
     content = os.urandom(3 << 19)  # 1.5 blocks
     (tmp_path / "x").write_bytes(content)
