@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from mla_cli.data.kinds import SUFFIX_KINDS
 from mla_cli.data.splits import SPLITS, carve_val
 from mla_cli.errors import MlaError
 
@@ -29,8 +30,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 LIST_SUFFIXES = {".csv", ".txt", ".jsonl", ".json"}
-MEDIA_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".m4a", ".flv", ".mp4", ".avi", ".mkv", ".webm", ".mov", ".jpg"}
-MEDIA_SUFFIXES |= {".jpeg", ".png", ".bmp", ".gif", ".webp", ".txt", ".npy"}
+MEDIA_SUFFIXES = frozenset(SUFFIX_KINDS)
 HEADERS = {"id", "stem", "name", "file", "filename", "video", "image"}
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 
 from mla_cli import registry
 from mla_cli.data import splits
+from mla_cli.data.kinds import VIDEO_SUFFIXES
 from mla_cli.data.manifest import Manifest, relative_ref
 from mla_cli.datasets import _common
 from mla_cli.errors import MlaError
@@ -74,7 +75,7 @@ def scan(root: Path, classes: str | Sequence[str] = "ks31") -> Manifest:
     """
     names = _class_names(classes)
     found = _common.start(root, MODALITIES)
-    videos = _common.media_files(found, root, _common.VIDEO_SUFFIXES)
+    videos = _common.media_files(found, root, VIDEO_SUFFIXES)
     annotations = _read_annotations(found)
     if not videos:
         raise _common.not_this(root, TITLE, TREE)
