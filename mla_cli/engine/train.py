@@ -14,6 +14,7 @@ import torch
 
 from mla_cli import registry
 from mla_cli.data.leakage import leaks_into_test
+from mla_cli.data.split_files import WARNING
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
@@ -66,6 +67,8 @@ def train(
         run.keep_history(session.progress.epoch)
         rounds = len(session.train_loader.rounds)
         yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
+        for line in data.facts["split_notes"]:
+            yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":
