@@ -143,6 +143,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
+def write_json_if_other(path: Path, content: Any) -> None:
+    """Write a whole JSON file, unless it says just that already."""
+    if not path.is_file() or path.read_bytes() != json_text(content).encode():
+        write_json(path, content)
+
+
 def read_json(path: Path) -> Any:
     """Read JSON. Raises MlaError for a file that is not."""
     try:

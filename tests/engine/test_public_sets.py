@@ -1,5 +1,6 @@
 """From raw trees of the five public layouts to a table, through the command line; and what spoilt trees lead to."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,27 @@ def test_equal_files_on_two_sides_are_reported_and_training_warns() -> None:
     trained = mla("train", "--recipe", "mvsa_small", *how)
     assert trained.exit_code == 0
     assert f"warning: protocol random leaks: {shared[0]}" in trained.stderr
+
+
+def test_the_leakage_of_every_protocol_is_stored_and_what_would_leak_is_said() -> None:
+    raw_trees.make_cremad(Path("raw/cremad"), actors=6)
+    prepared = mla("prepare", "cremad", *smaller("cremad"))
+    assert re.search(r"^protocol random would leak: (\d) of \1 groups of test are in train too", prepared.stdout, re.M)
+    assert "groups are on one side only (train/val/test: 4/1/1)" in prepared.stdout
+    stored = json.loads(Path("data/cremad/leakage.json").read_text())
+    assert (stored["split_seed"], stored["fold"]) == (0, 0)
+    assert set(stored["protocols"]) == {"actor", "actor_fold", "random"}
+    for protocol, report in stored["protocols"].items():
+        shared = report["groups"]["group"]["train+test"]["count"]
+        assert (shared > 0) == (protocol == "random")
+        assert set(report["identical"]) == {"audio", "visual"}
+        assert sum(report["balance"]["test"].values()) == report["samples"]["test"] > 0
+
+    Path("test.csv").write_text("".join(f"100{a}_DFA_{e}_XX,{e}\n" for a in (1, 2) for e in raw_trees.EMOTIONS))
+    Path("train.csv").write_text("".join(f"100{a}_DFA_{e}_XX,{e}\n" for a in (3, 4, 5) for e in raw_trees.EMOTIONS))
+    assert mla("prepare", "cremad", "--split-file", "train.csv,test.csv", *smaller("cremad")).exit_code == 0
+    stored = json.loads(Path("data/cremad/leakage.json").read_text())
+    assert stored["protocols"]["file"]["groups"]["group"]["number"]["test"] == 2
 
 
 # ---------------------------------------------------------------- what is said before and after the work
