@@ -128,6 +128,7 @@ def test_a_spoilt_tree_is_refused_with_a_list_and_admitted_when_told_so(name: st
     assert problems["kind"].value_counts().to_dict() == kinds
     assert problems["file"].str.len().min() > 0
     assert problems["reason"].str.len().min() > 0
+    assert f"\n{len(problems)} problems, with file and reason: data/{name}/problems.csv\n" in admitted.stdout
     index = Store.open(Path("data", name)).index
     lost = set(problems.loc[problems["kind"] != "duplicate_id", "id"])
     assert lost
