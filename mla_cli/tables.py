@@ -168,6 +168,8 @@ def prepared_lines(done: Prepared, splits: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{m} {n}" for m, n in done.counts.items() if m != "samples")
     state = "prepared" if done.built else "is prepared already, nothing to do:"
     lines = [f"{done.dataset} {state} {done.path}: {done.counts['samples']} samples ({counts})"]
+    if done.problems:
+        lines.append(f"{counted(len(done.problems), 'problem')}, with file and reason: {done.path / 'problems.csv'}")
     sizes = ", ".join(f"{split} {n}" for split, n in splits["splits"].items())
     lines.append(f"protocol {splits['protocol']}: {sizes}")
     if splits["pair_seed"] is not None:

@@ -5,6 +5,7 @@
       index.parquet          one row per sample: the manifest's columns; per modality its row in the shards (-1: none),
                              length (real frames or tokens), sum, sum of squares and count of its values, and, where
                              it comes from files, the hash of its row: equal ones look the same to every encoder
+      leakage.json           what the splits of every protocol share; made anew when they are reported
       <modality>/NNNNN.npy   shards of a fixed number of rows, one row per sample that has the modality
 
 The store knows no splits and is not normalised, so changing fold or protocol decodes nothing.

@@ -14,6 +14,7 @@ import torch
 
 from mla_cli import registry
 from mla_cli.data.leakage import leaks_into_test
+from mla_cli.data.split_files import WARNING
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.devices import choose_device
 from mla_cli.engine.draws import STORED
@@ -72,6 +73,8 @@ def train(
         yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
         if data.draw is not None:
             yield Note(data.draw.line())
+        for line in data.facts["split_notes"]:
+            yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":
