@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from tiny import (
+    digits_recipe,
+    emoji_recipe,
     events_and_value,
     mfeat_recipe,
     run_bytes,
@@ -119,11 +121,25 @@ def test_killed_inside_an_epoch_and_resumed(
     assert started.first_epoch == (1 if call <= 6 else 2)
 
 
-@pytest.mark.parametrize("method", ["concat", "late"])
+SAVING = {"epochs": 2, "checkpoint_every": 1}
+OTHERS = {
+    "concat": lambda: rich(method={"name": "concat"}),
+    "late": lambda: rich(method={"name": "late"}),
+    # running statistics, and momentum, which nothing else keeps moving
+    "batch norm, sgd": lambda: emoji_recipe(
+        augment={"visual": {"shift": 1, "flip": True}}, train={**SAVING, "momentum": 0.9, "schedule": "step"}
+    ),
+    "unpaired, short streams": lambda: digits_recipe(train=SAVING),
+    "hgm on the update": lambda: mfeat_recipe(method={"hgm_apply": "update", "hgm_reset": "epoch"}, train=SAVING),
+    "missing, three views": lambda: mfeat_recipe(("mor", "fou", "zer"), train={**SAVING, "missing_rate": 0.3}),
+}
+
+
+@pytest.mark.parametrize("case", list(OTHERS))
 def test_killed_inside_an_epoch_other_methods(
-    mfeat_store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    mfeat_store, emoji_store, digits_store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    recipe = rich(method={"name": method})
+    recipe = OTHERS[case]()
     expected = run_bytes(trained(recipe, data_dir, tmp_path / "whole"))
     real, calls = BaseMethod.loss, []
 
