@@ -118,7 +118,7 @@ class Store:
         """Open a complete store. Raises MlaError for one that is absent, unfinished or of another format."""
         if not (path / "manifest.json").is_file():
             raise MlaError(f"no prepared data under `{path}`", f"run `mla prepare {path.name}`")
-        manifest = read_json(path / "manifest.json")
+        manifest = read_json(path / "manifest.json", f"the file was damaged: run `mla prepare {path.name} --force`")
         if manifest.get("format") != FORMAT:
             raise MlaError(
                 f"`{path}` has store format `{manifest.get('format')}`, this version reads `{FORMAT}`",

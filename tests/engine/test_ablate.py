@@ -267,7 +267,7 @@ def test_real_workers_train_and_report(mfeat_store, data_dir: Path, tmp_path: Pa
         (["train.lr=0.1,0.01", "train.lr=0.2"], None, "`--over train.lr` is given twice"),
         (["method.hgm=off,rls,off"], None, "setting `hgm=off` stands twice in the grid"),
         (["seed=1,2"], None, "`seed` is no axis of the grid"),
-        ([], "0,0.9", "missing rate `0.9` cannot be met: every sample keeps one of 2 modalities"),
+        ([], "0,0.9", "missing rate `0.9` cannot be met: it removes 173 of the 192 entries"),
     ],
 )
 def test_what_would_lose_rows_is_refused_before_anything_is_trained(
@@ -275,6 +275,6 @@ def test_what_would_lose_rows_is_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(MlaError) as error:
         finish(ablate(plan(over, rates=rates), data_dir, tmp_path))
-    assert error.value.message == message
+    assert error.value.message.startswith(message)
     assert error.value.hint
     assert in_process == []
