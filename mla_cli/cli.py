@@ -202,6 +202,8 @@ def eval_command(
     chosen = find_run(run, run_dir)
     render.say(f"evaluating {chosen.path}", quiet)
     if diagnostics:
+        if missing_rate or pattern or fusion or dataset or table:
+            raise typer.BadParameter("--diagnostics shows the run's training: it goes with RUN and --format only")
         from mla_cli.diagnosis import print_diagnosis
 
         print_diagnosis(chosen, output_format, quiet)

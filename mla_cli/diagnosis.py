@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from mla_cli.engine.evaluate import is_smoke
 from mla_cli.engine.history import chosen_epoch, history_rows, require_diagnostics
 from mla_cli.engine.history_figures import diagnostics_figure
 from mla_cli.engine.run import Run
@@ -44,15 +45,18 @@ def table(rows: pd.DataFrame, title: str, corner: str, names: dict[str, str], no
     return Wide(title, [corner, *(names[name] for name in shown)], lines, notes)
 
 
-def diagnosis_tables(rows: pd.DataFrame, chosen: int) -> list[Wide]:
+def diagnosis_tables(rows: pd.DataFrame, chosen: int, smoke: bool = False) -> list[Wide]:
     """The epoch that was scored: by modality, by pair of modalities, and the head's."""
     at = rows[rows["epoch"] == chosen]
     run, last = rows.iloc[0]["run"], int(rows["epoch"].max())
     notes = [
         "train: up to 256 training samples of each modality; forgetting, round change, gap: up to 128 of val",
         "rho: certainty of the right class over the mean of the others'; forgetting: loss (nats) that the others' "
-        "steps of the epoch's last round added, round change: that the whole round added",
+        "steps of the epoch's middle round added, round change: that the whole round added; both in proportion to "
+        f"the learning rate ({at[at['diagnostic'] == 'lr']['value'].iloc[0]:.2g} at the end of this epoch)",
     ]
+    if smoke:
+        notes.append("SMOKE RUN: NOT A RESULT")
     separable = at[at["diagnostic"] == "modality_separability"]["value"]
     pairs = []
     if len(separable):
@@ -76,7 +80,7 @@ def print_diagnosis(run: Run, style: str, quiet: bool = False) -> None:
     if style in ("csv", "json"):
         print_tidy(rows, style)
     else:
-        for i, made in enumerate(diagnosis_tables(rows, chosen)):
+        for i, made in enumerate(diagnosis_tables(rows, chosen, is_smoke(run.recipe()))):
             if i:
                 print_lines([""])
             print_wide(made, style)

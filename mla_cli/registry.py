@@ -95,6 +95,10 @@ def check_options(folder: str, name: str, given: dict[str, Any], prefix: str) ->
         if types and not fits and not (value is None and "None" in allowed):
             hint = type_hint(value, known[key][0]) or f"the default is `{known[key][1]}`"
             problems.append((f"`{prefix}{key}` must be {known[key][0]}, got {value!r}", hint))
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(
+                (f"`{prefix}{key}` must be a finite number, got {value!r}", f"the default is `{known[key][1]}`")
+            )
     return problems
 
 

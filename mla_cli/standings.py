@@ -1,7 +1,6 @@
 """The presets `table1`, `table3` and `hgm` as tables: methods and switches side by side."""
 
 import math
-from collections.abc import Sequence
 
 import pandas as pd
 
@@ -10,7 +9,7 @@ from mla_cli.engine.ablate import Ablation
 from mla_cli.engine.budget import budgets
 from mla_cli.engine.history import history_rows
 from mla_cli.render import Wide, spread
-from mla_cli.wide import CAPTION, about, best_cells, difference
+from mla_cli.wide import CAPTION, about, best_cells, difference, left_out
 
 # epoch-end diagnostics of the shared head, beside the accuracies of preset `hgm`
 HEAD = {
@@ -40,10 +39,12 @@ class Cells:
     def value(self, setting: str, output: str) -> float:
         return self.found.get((setting, output), (math.nan,))[0]
 
-    def seeds(self, settings: Sequence[str]) -> str:
-        """`n = 3 training seeds`, of these rows."""
-        counts = sorted({self.found[key][2] for key in self.found if key[0] in settings})
-        return "n = " + " or ".join(map(str, counts)) + " training seeds"
+    def seeds(self) -> str:
+        """`n = 3 training seeds`, and which rows have fewer."""
+        counts = {setting: n for (setting, _), (_, _, n) in self.found.items()}
+        most = max(counts.values())
+        fewer = ", ".join(f"{setting}: {n}" for setting, n in counts.items() if n < most)
+        return f"n = {most} training seeds" + (f" ({fewer})" if fewer else "")
 
 
 def table1_tables(ablation: Ablation) -> list[Wide]:
@@ -61,7 +62,7 @@ def table1_tables(ablation: Ablation) -> list[Wide]:
         own = [cells.text(setting, output) for output in cells.outputs]
         lines.append([setting, *own[:-1], own[-1] + marks.get(setting, "")])
         values.append([cells.value(setting, output) for output in cells.outputs])
-    notes = [about(cells.rows), f"± is the sd over training seeds, {cells.seeds(settings)}"]
+    notes = [about(cells.rows), f"± is the sd over training seeds, {cells.seeds()}", *left_out(ablation)]
     if ablation.significance is not None:
         notes += significance_notes(ablation.significance, ablation.full)
     title = f"{CAPTION}: each modality alone, and fused"
@@ -82,7 +83,8 @@ def significance_notes(found: pd.DataFrame, full: str) -> list[str]:
     first = found.iloc[0]
     units = int(first["units"])
     if found["p"].isna().all():
-        return [f"not tested against {full}: groups = {units}, fewer than 10"]
+        what = "items" if units == first["num_samples"] else "groups"
+        return [f"not tested against {full}: {what} = {units}, fewer than 10"]
     what = "items" if units == first["num_samples"] else f"items in {units} groups"
     return [
         f"† differs from {full}, fused: p < .05, ‡ p < .01, Holm over {found['p'].notna().sum()} methods; paired "
@@ -128,7 +130,8 @@ def table3_tables(ablation: Ablation) -> list[Wide]:
     notes = [
         about(cells.rows),
         "HGM: trained with and without; DF: switched at test time (off: equal weights), so no modality alone changes",
-        f"± is the sd over training seeds, {cells.seeds(settings)}; the difference is paired by seed",
+        f"± is the sd over training seeds, {cells.seeds()}; the difference is paired by seed",
+        *left_out(ablation),
     ]
     columns = ["HGM", "DF", *cells.outputs, f"fused - {ablation.full}"]
     return [Wide(f"{CAPTION}: head gradient modification x dynamic fusion", columns, lines, notes, best, second)]
@@ -147,8 +150,9 @@ def hgm_tables(ablation: Ablation) -> list[Wide]:
         values.append([cells.value(setting, o) for o in cells.outputs])
     notes = [
         about(cells.rows),
-        f"± is the sd over training seeds, {cells.seeds(settings)}; diagnostics of the last epoch, mean over seeds",
+        f"± is the sd over training seeds, {cells.seeds()}; diagnostics of the last epoch, mean over seeds",
         "eigenvalues: of P's symmetric part; head leak: |dW h| / (|dW| |h|), h the previous modality's mean feature",
+        *left_out(ablation),
     ]
     columns = ["HGM", *cells.outputs, *HEAD.values()]
     best, second = best_cells(values), best_cells(values, place=1)

@@ -17,7 +17,7 @@ from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
 from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
 from mla_cli.standings import hgm_tables, table1_tables, table3_tables
-from mla_cli.wide import CAPTION, about, best_cells, difference
+from mla_cli.wide import CAPTION, about, best_cells, difference, left_out
 
 PRESET_TABLES: dict[str, Callable[[Ablation], list[Wide]]] = {
     "missing": missing_tables,
@@ -97,7 +97,7 @@ def ablation_tables(ablation: Ablation) -> list[Wide]:
     ]
     best = best_cells([[values.get((s, o), math.nan) for o in outputs] for s in settings])
     columns = ["setting", *outputs, f"fused - {ablation.full}", "seeds"]
-    notes = [about(rows), "± is the sd over training seeds; the difference is paired by seed"]
+    notes = [about(rows), "± is the sd over training seeds; the difference is paired by seed", *left_out(ablation)]
     tables = [Wide(f"{CAPTION}: each modality alone, and fused", columns, lines, notes, best)]
     fused = summary[(summary["output"] == "fused") & summary["missing_rate"].notna()]
     rates = sorted(fused["missing_rate"].unique())

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from mla_cli.data.rates import rate_text
+from mla_cli.engine.ablate import Ablation
 from mla_cli.render import Wide, spread
 
 CAPTION = "accuracy in %"
@@ -58,3 +59,9 @@ def difference(rows: pd.DataFrame, setting: str, full: str) -> str:
     if delta.empty:
         return ""
     return f"{delta.mean():+.1f}" + (f" ± {delta.std():.1f}" if len(delta) > 1 else "")
+
+
+def left_out(ablation: Ablation) -> list[str]:
+    """A note that names the settings of which no run finished; none where all did."""
+    absent = [setting for setting, runs in ablation.runs_of.items() if not runs]
+    return [f"left out, since no run of theirs finished: {', '.join(absent)}"] if absent else []

@@ -60,6 +60,7 @@ class Context:
     autocast: torch.dtype | None = None
     warnings: list[str] = field(default_factory=list)
     num_samples: int = 0  # of the training split: `Batch.positions` are below it
+    epochs: int = 0  # the budget; 0 where nothing is trained
 
 
 class BaseMethod(nn.Module):

@@ -20,7 +20,7 @@ from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
 from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
-from mla_cli.engine.presets import preset_grid
+from mla_cli.engine.presets import COMPLETE, preset_grid
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.errors import MlaError
 from mla_cli.files import make_folder, write_json
@@ -92,6 +92,8 @@ def ablate(
     data = load_data(recipe, open_store(recipe, data_dir))
     wanted = plan.default_rates()
     given = None if plan.rates is None else parse_rates_list(plan.rates)
+    if given and plan.preset in COMPLETE:
+        given = sorted({0.0, *given})  # their tables show complete modalities
     rates = yield from rates_to_meet(wanted, given, data, None)
     train_rates = (yield from rates_to_meet(wanted, given, data, recipe)) if plan.preset == "missing" else []
     grid = make_grid(plan, recipe, train_rates)
@@ -126,6 +128,7 @@ def ablate(
         for setting in grid.settings
     }
     significance = None
+    (path / "significance.csv").unlink(missing_ok=True)  # of an earlier call
     if plan.significance and not bool(table["smoke"].any()):
         fused = {s.label: s.rule for s in grid.settings if s.recipe.method.name != "unimodal"}
         significance = compare({label: runs_of[label] for label in fused if runs_of[label]}, fused, grid.full)

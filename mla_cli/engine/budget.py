@@ -15,23 +15,25 @@ def budgets(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """Per setting: best_epoch (median seed), epochs, gain, error, learning.
 
     gain: what the last fifth of the epochs added to the best fused accuracy on val before it, mean over seeds (a
-    fraction; negative where nothing was added). error: standard error of that accuracy, sqrt(a (1 - a) / n), n the
-    number of val samples. learning: the median best epoch lies after 80 % of the budget, and the gain is at least one
-    standard error.
+    fraction; negative where nothing was added). error: standard error of the accuracy before, sqrt(a (1 - a) / n), n
+    the number of val samples. learning: the median best epoch lies after 80 % of the budget, and the gain is at least
+    one standard error. With `select_on: test` all this is of test. Runs of one epoch are left out.
     """
     found = []
     for setting, own in runs.items():
         best, gains, errors, epochs = [], [], [], 0
         for run in own:
-            curve = [row["val_accuracy.fused"] for row in run.history() if "val_accuracy.fused" in row]
+            history = run.history()
+            split = "val" if history and "val_accuracy.fused" in history[0] else "test"  # where that chooses the epoch
+            curve = [row[f"{split}_accuracy.fused"] for row in history]
             if len(curve) < 2:
                 continue
             epochs = len(curve)
             start = min(epochs - 1, max(1, math.ceil(epochs * (1 - LAST))))
             top = max(curve)
             best.append(curve.index(top) + 1)
-            gains.append(max(curve[start:]) - max(curve[:start]))
-            errors.append(math.sqrt(top * (1 - top) / run.info()["data"]["val"]["samples"]))
+            gains.append(max(curve[start:]) - (before := max(curve[:start])))
+            errors.append(math.sqrt(before * (1 - before) / run.info()["data"][split]["samples"]))
         if not best:
             continue
         median, gain, error = float(pd.Series(best).median()), sum(gains) / len(gains), sum(errors) / len(errors)

@@ -5,12 +5,13 @@
 | `train_accuracy.M`         | accuracy of modality M alone on the probe                                               |
 | `rho.M`, `head_cosine.A+B` | `core.imbalance` on the probe: OGM's ratio, and agreement of the head gradients         |
 | `gradient_norm.M`          | length of encoder M's gradient as its optimiser gets it, mean over about 8 rounds       |
-| `forgetting.M`             | what the steps of the OTHER modalities added to M's loss alone, in the last round       |
+| `forgetting.M`             | what the steps of the OTHER modalities added to M's loss alone, in the middle round     |
 | `round_change.M`           | what that whole round added to it (joint methods have no steps of others to tell apart) |
 | `modality_gap.A+B`         | `core.imbalance` on the held samples, and `modality_separability`                       |
 
 The probe is up to 256 training samples of each modality, without augmentation; the held samples are up to 128 of val.
-Losses are mean cross-entropies in nats. Nothing here changes a run: the model is only read, in evaluation mode.
+Losses are mean cross-entropies in nats; what a round adds to them is in proportion to its learning rate. Nothing here
+changes a run: the model is only read, in evaluation mode.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,8 +40,9 @@ class Diagnostics:
         self.probe = Sampled(train, train_present, method.modalities, PROBE, seed)
         self.held = Sampled(held, held.samples.present, method.modalities, HELD, seed)
         self.norms: dict[str, list[Tensor]] = {}
-        self.losses: dict[str, float] = {}  # of the held samples, during the last round
-        self.features: dict[str, Tensor] = {}  # of the held samples, since the last round began
+        self.is_sampled = False  # whether this round's gradients are measured
+        self.losses: dict[str, float] = {}  # of the held samples, during the middle round
+        self.features: dict[str, Tensor] = {}
         self.stepped: list[str] = []  # modalities of a step whose effect is not yet measured
         self.added: dict[str, float] = {}  # to the losses, by steps of other modalities
         self.facts: dict[str, float] = {}
@@ -48,13 +50,17 @@ class Diagnostics:
     # ------------------------------------------------------------ inside an epoch
 
     def watching(self, batch: Batch) -> AbstractContextManager[None]:
-        """Around a method's `step`: watches its updates in some rounds, and does nothing in the others."""
-        left = batch.rounds - 1 - batch.round
-        return self._watch(left == 0) if left % max(1, batch.rounds // GRADIENT_ROUNDS) == 0 else nullcontext()
+        """Around a method's `step`: watches its updates in some rounds, and does nothing in the others.
+
+        The last round may be a small one, so losses are measured around the middle one.
+        """
+        self.is_sampled = (batch.rounds - 1 - batch.round) % max(1, batch.rounds // GRADIENT_ROUNDS) == 0
+        is_middle = batch.round == (batch.rounds - 1) // 2
+        return self._watch(is_middle) if self.is_sampled or is_middle else nullcontext()
 
     @contextmanager
-    def _watch(self, is_last: bool) -> Iterator[None]:
-        if is_last:
+    def _watch(self, is_middle: bool) -> Iterator[None]:
+        if is_middle:
             self.added, self.stepped = {}, []
             self._measure(self.method.modalities)
         start = dict(self.losses)
@@ -63,17 +69,19 @@ class Diagnostics:
             yield
         finally:
             self.method.watch = None
-        if is_last:
+        if is_middle:
             self._settle()
             self.facts = {f"forgetting.{m}": self.added[m] for m in start if m in self.added}
             self.facts |= {f"round_change.{m}": self.losses[m] - start[m] for m in start}
-            self.losses = {}
+            self.losses, self.features = {}, {}
 
     def before_update(self, optimizers: tuple[str, ...]) -> None:
         """Gradients are there, and nothing has moved yet. optimizers: the names about to step."""
         self._settle()
         moving = [m for m in self.method.modalities if f"encoder.{m}" in optimizers]
         for m in moving:
+            if not self.is_sampled:
+                break
             found = [p.grad for p in self.method.encoders[m].parameters() if p.grad is not None]
             self.norms.setdefault(m, []).append(torch.nn.utils.get_total_norm(found).detach().float())
         self.stepped = moving if self.losses else []
@@ -105,9 +113,8 @@ class Diagnostics:
         """The epoch's figures; what is not defined for a method or its modalities is left out."""
         facts: dict[str, float] = {f"gradient_norm.{m}": mean(norms) for m, norms in self.norms.items()}
         facts |= self.facts
-        features = {m: x.cpu() for m, x in self.features.items()}
-        self.norms, self.facts, self.features = {}, {}, {}
-        certainties, gradients = {}, {}
+        self.norms, self.facts = {}, {}
+        certainties, gradients, features = {}, {}, {}
         with torch.no_grad(), evaluating(self.method):
             for m in self.method.modalities:
                 if len(self.probe.positions[m]):
@@ -116,6 +123,8 @@ class Diagnostics:
                     facts[f"train_accuracy.{m}"] = float((logits.argmax(1) == labels).double().mean())
                     certainties[m] = imbalance.certainty(logits, labels)
                     gradients[m] = imbalance.head_gradient(x.cpu(), logits, labels)
+                if len(self.held.positions[m]):
+                    features[m] = self.method.encode(m, self.held.inputs(m)).cpu()
         named = {
             "rho": imbalance.ratios(certainties),
             "head_cosine": imbalance.pair_cosines(gradients),
@@ -129,12 +138,18 @@ class Diagnostics:
 
     def state(self) -> dict[str, Tensor]:
         """What an epoch under way has measured so far."""
-        return {f"gradient_norm.{m}": torch.stack(norms) for m, norms in self.norms.items()}
+        tensors = {f"gradient_norm.{m}": torch.stack(norms) for m, norms in self.norms.items()}
+        return tensors | {f"measured.{key}": torch.tensor(v, dtype=torch.float64) for key, v in self.facts.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore `state`; its modalities in the order in which they train."""
-        found = {m: tensors.get(f"gradient_norm.{m}") for m in self.method.modalities}
-        self.norms = {m: list(norms) for m, norms in found.items() if norms is not None}
+        """Restore `state`, in the order in which it is told."""
+        self.norms, self.facts = {}, {}
+        for m in self.method.modalities:
+            if (norms := tensors.get(f"gradient_norm.{m}")) is not None:
+                self.norms[m] = list(norms.to(self.method.context.device))
+        for key in (f"{name}.{m}" for name in ("forgetting", "round_change") for m in self.method.modalities):
+            if f"measured.{key}" in tensors:
+                self.facts[key] = float(tensors[f"measured.{key}"])
 
 
 class Sampled:
@@ -166,5 +181,5 @@ def evaluating(method: BaseMethod) -> Iterator[None]:
 
 
 def mean(values: list[Tensor]) -> float:
-    """The mean of single numbers, wherever they lie."""
+    """The mean of single numbers on one device."""
     return float(torch.stack(values).cpu().double().mean())

@@ -28,11 +28,11 @@ def missing_rate_curves(rows: pd.DataFrame, folder: Path) -> list[Path]:
     """
     fused = drawn_rows(rows)
     summary = results.over_seeds(fused, by=["setting"])
-    if summary["missing_rate"].nunique() < 2:
+    curves = [(s, part) for s, part in summary.groupby("setting", sort=False) if part["missing_rate"].nunique() > 1]
+    if not curves:
         return []
     with plotting() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-        curves = [(s, part) for s, part in summary.groupby("setting", sort=False) if part["missing_rate"].nunique() > 1]
         for i, (setting, part) in enumerate(curves):
             part = part.sort_values("missing_rate")
             x, y = part["missing_rate"].to_numpy(float), 100 * part["value"].to_numpy()

@@ -54,14 +54,14 @@ def changed(recipe: Recipe, **values: Any) -> Recipe:
 
 
 def full_method(recipe: Recipe) -> Recipe:
-    """MLA with the recipe's HGM variant, or `rls` where that is off."""
+    """MLA with the recipe's HGM variant, or `rls` where that is off, and its own fusion rule."""
     variant = recipe.method.hgm if recipe.method.hgm != "off" else "rls"
-    return changed(recipe, method__name="mla", method__hgm=variant)
+    return changed(recipe, method__name="mla", method__hgm=variant, fusion__rule=None)
 
 
 def rival(recipe: Recipe, name: str, **values: Any) -> Recipe:
-    """Another method with everything else equal."""
-    return changed(recipe, method__name=name, method__hgm="off", **values)
+    """Another method with everything else equal, but its own fusion rule: it chooses the epoch and reads the row."""
+    return changed(recipe, method__name=name, method__hgm="off", fusion__rule=None, **values)
 
 
 def default_grid(recipe: Recipe, seeds: Sequence[int]) -> Grid:
@@ -70,7 +70,8 @@ def default_grid(recipe: Recipe, seeds: Sequence[int]) -> Grid:
     DF is a test-time switch and costs no training. The modalities alone are read from `late`, whose parts are
     bit-identical to `unimodal` runs where the last epoch is selected, and otherwise trained apart.
     """
-    on, off = full_method(recipe), changed(recipe, method__name="mla", method__hgm="off")
+    on = full_method(recipe)
+    off = changed(on, method__hgm="off")
     settings = [
         Setting("MLA (HGM, DF)", on, "entropy"),
         Setting("MLA without DF", on, "uniform"),

@@ -41,5 +41,6 @@ def require_diagnostics(run: Run, rows: pd.DataFrame) -> None:
     if not rows["diagnostic"].isin(["train_accuracy"]).any():
         raise MlaError(
             f"`{run.path}` was trained without diagnostics",
-            f"train it again: `mla train --recipe {run.path / 'recipe.yaml'} --set train.diagnostics=true`",
+            f"train it again: `mla train --recipe {run.path / 'recipe.yaml'} --set train.diagnostics=true "
+            f"--run-dir {run.path.parent}`",
         )

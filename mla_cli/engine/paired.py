@@ -2,7 +2,7 @@
 
 An item's score is its correctness, averaged over the seeds that both methods have; the difference of the two scores is
 averaged over items. Its distribution comes from a bootstrap that resamples groups of items (speaker, family) where the
-data name groups, and items where they do not (Efron & Tibshirani 1993, ch. 16): ten groups at the least.
+data name groups, and items where they do not (Efron & Tibshirani 1993, ch. 16): ten units at the least.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,11 +45,12 @@ def correct_items(runs: Sequence[Run], rule: str) -> pd.DataFrame:
 def bootstrap(difference: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, int]:
     """Two-sided p of a mean difference of 0, and the number of units resampled; NaN where there are too few.
 
-    difference: (item,) in [-1, 1]; groups: (item,) names, empty where the data have none.
+    difference: (item,) in [-1, 1]; groups: (item,) names; an item without one is a unit of its own. Groups that share
+    a part of their name (the speaker of a drawn pair, `speaker+writer`) count as independent, so p is too small there.
     p = 2 min(share of draws <= 0, share >= 0), counting the data themselves as one draw, at most 1.
     """
-    named = np.asarray([bool(g) for g in groups])
-    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1] if named.all() else np.arange(len(groups))
+    names = [g or f"\0{i}" for i, g in enumerate(groups)]  # who has no group is one
+    codes = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
     sums, sizes = np.bincount(codes, difference), np.bincount(codes)
     units = len(sums)
     if units < FEWEST_GROUPS:

@@ -18,6 +18,7 @@ from mla_cli.registry import did_you_mean
 from mla_cli.schema import HgmVariant, Recipe
 
 VARIANTS: tuple[str, ...] = get_args(HgmVariant)
+COMPLETE = ("table1", "table3", "hgm")  # presets whose tables show complete modalities
 PRESETS = ("missing", "table1", "table3", "hgm")
 # The order of rows; a method that is not named here stands after these, in the order of the alphabet.
 ORDER = ("late", "sum", "concat", "film", "bigated", "ogm", "ogm_ge", "qmf", "mmpareto", "reconboost")
@@ -59,7 +60,8 @@ def table1_grid(recipe: Recipe, seeds: Sequence[int]) -> Grid:
 
 def table3_grid(recipe: Recipe, seeds: Sequence[int]) -> Grid:
     """Neither, each alone, and both. Without DF the modalities weigh alike (`fusion.rule: uniform`)."""
-    on, off = full_method(recipe), changed(recipe, method__name="mla", method__hgm="off")
+    on = full_method(recipe)
+    off = changed(on, method__hgm="off")
     settings = [
         Setting("neither", off, "uniform"),
         Setting("HGM", on, "uniform"),
@@ -71,7 +73,7 @@ def table3_grid(recipe: Recipe, seeds: Sequence[int]) -> Grid:
 
 def hgm_grid(recipe: Recipe, seeds: Sequence[int]) -> Grid:
     """`off`, and every other variant with `hgm_reset` and `hgm_apply` both ways; `rls` as published comes first."""
-    base = changed(recipe, method__name="mla", method__hgm="rls")
+    base = changed(full_method(recipe), method__hgm="rls")
     settings = []
     for variant in sorted(VARIANTS, key=lambda v: v != "rls"):
         for reset in ("never", "epoch"):

@@ -85,6 +85,7 @@ class Session:
             label_smoothing=recipe.train.label_smoothing,
             autocast=torch.bfloat16 if recipe.train.precision == "bf16" else None,
             num_samples=len(data.splits["train"]) if "train" in data.splits else 0,
+            epochs=recipe.train.epochs,
         )
         keys = recipe.method.options().get(recipe.method.name, {})
         method: BaseMethod = registry.load("methods", recipe.method.name).Method(context, **keys)
@@ -160,7 +161,7 @@ class Session:
                 has = np.flatnonzero(self.data.train_present[:, self.data.modalities.index(m)])
                 total = torch.zeros(loader.blank.shape, dtype=torch.float64)
                 for start in range(0, len(has), 256):
-                    total += loader.batch(has[start : start + 256]).sum(0, dtype=torch.float64).cpu()
+                    total += loader.batch(has[start : start + 256]).cpu().sum(0, dtype=torch.float64)
                 blanks[m] = (total / len(has)).to(loader.blank)
         return blanks
 
@@ -206,7 +207,7 @@ class Session:
         """Mean loss per output so far in this epoch; the only place where losses are read from the device."""
         means, bad = {}, []
         for output, losses in self.progress.losses.items():
-            values = torch.stack([loss.reshape(()) for loss in losses]).double().cpu()
+            values = torch.stack([loss.reshape(()) for loss in losses]).cpu().double()  # MPS has no float64
             wrong = (~torch.isfinite(values)).nonzero()
             if len(wrong):
                 place = int(wrong[0])

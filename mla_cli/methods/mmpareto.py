@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mla_cli.core.method import Batch, Context, JointMethod
 from mla_cli.core.model import build_head
+from mla_cli.errors import MlaError
 
 
 class Method(JointMethod):
@@ -28,6 +29,8 @@ class Method(JointMethod):
 
     def __init__(self, context: Context, *, gamma: float = 1.5):
         super().__init__(context)
+        if gamma <= 0:
+            raise MlaError(f"`method.mmpareto.gamma` must be positive, got `{gamma}`", "1.5 is the published value")
         self.gamma = gamma
 
     def build_heads(self) -> nn.ModuleDict:

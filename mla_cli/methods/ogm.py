@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mla_cli.core.method import Batch, Context, option_error
+from mla_cli.errors import MlaError
 from mla_cli.methods.concat import Method as Concat
 
 AXES = {"matrices": (2, 3, 4, 5), "conv4d": (4,)}  # axes of the weights that are scaled
@@ -41,6 +42,9 @@ class Method(Concat):
         name = context.section.name
         if others not in ("mean", "sum"):
             raise option_error(f"{name}.others", others, ["mean", "sum"])
+        if end_epoch is not None and end_epoch < start_epoch:
+            message = f"`method.{name}`: no epoch lies between `start_epoch` {start_epoch} and `end_epoch` {end_epoch}"
+            raise MlaError(message, "end it later, or leave `end_epoch` out")
         if parameters not in AXES:
             raise option_error(f"{name}.parameters", parameters, list(AXES))
         self.alpha, self.others = alpha, others

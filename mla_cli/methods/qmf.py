@@ -8,7 +8,8 @@ t = sign(h_i - h_j): rank = mean over the pairs with t != 0 of max(0, t (c_i - c
 through c.
 
 Defined for any M >= 2. Absent modalities are masked: they add nothing to the fused logits, to CE_m, to any pair or to
-the history. At test time the method fuses by its own confidence (rule `energy`).
+the history, where they stay at 0, the least that the min-max can find. At test time the method fuses by its own
+confidence (rule `energy`).
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mla_cli.core.method import BaseMethod, Batch, Context, mean_where
+from mla_cli.errors import MlaError
 
 
 class Method(BaseMethod):
@@ -30,6 +32,8 @@ class Method(BaseMethod):
 
     def __init__(self, context: Context, *, weight: float = 1.0):
         super().__init__(context)
+        if weight < 0:
+            raise MlaError(f"`method.qmf.weight` must not be negative, got `{weight}`", "1 is the published value")
         self.weight = weight
         self.history = torch.zeros(context.num_samples, len(self.modalities), device=context.device)
 

@@ -51,6 +51,10 @@ class Method(BaseMethod):
         self.epochs_alone, self.epochs_joint = epochs_alone, epochs_joint
         self.w1, self.w2, self.alpha = w1, w2, alpha
         self.order = context.section.order or self.modalities
+        if 0 < context.epochs < (cycle := len(self.order) * (epochs_alone + epochs_joint)):
+            context.warnings.append(
+                f"reconboost takes {cycle} epochs to boost every modality once, and `train.epochs` is {context.epochs}"
+            )
 
     def active(self, epoch: int) -> str | None:
         """The modality that epoch (from 1) trains alone, or None where it trains all together."""

@@ -49,6 +49,19 @@ def test_rows_hold_every_figure_of_every_epoch(finished, style: str) -> None:
     assert one["value"].tolist() == [lines[1]["head_cosine.mor+fou"]]
 
 
+def test_switches_of_the_evaluation_do_not_go_with_it(finished) -> None:
+    output = mla("eval", finished.run, "--diagnostics", "--missing-rate", 0.3, *finished.places)
+    assert (output.code, output.stdout) == (2, "")
+    assert "--diagnostics shows the run's training" in output.stderr
+
+
+def test_a_smoke_run_is_called_one(folder: Path, prepared) -> None:
+    assert mla("train", "--recipe", "mine.yaml", "--smoke", *prepared).code == 0
+    output = mla("eval", "--diagnostics", *prepared)
+    assert output.code == 0, output.stderr
+    assert "SMOKE RUN: NOT A RESULT" in output.stdout
+
+
 def test_a_run_without_them_says_how_to_get_them(finished, folder: Path) -> None:
     copy = shutil.copytree(finished.run, folder / "copy")
     kept = [{"epoch": 1, "lr": 0.1, "train_loss.mor": None}]

@@ -104,7 +104,7 @@ def losses(session: Session) -> dict[str, float]:
 
 @pytest.mark.parametrize("hgm_apply", ["gradient", "update"])
 def test_forgetting_is_what_the_steps_of_the_others_added(mfeat_store, data_dir: Path, hgm_apply: str) -> None:
-    """The last round of an epoch, done by hand: one modality at a time, losses taken in between."""
+    """The middle round of an epoch, done by hand: one modality at a time, losses taken in between."""
     method = {"name": "mla", "hgm": "rls", "hgm_apply": hgm_apply}
     recipe = mfeat_recipe(method=method, train={"lr": 0.2, "epochs": 2})
     watched, byhand = make_session(recipe, data_dir), make_session(recipe, data_dir)
@@ -112,15 +112,14 @@ def test_forgetting_is_what_the_steps_of_the_others_added(mfeat_store, data_dir:
     facts = watched.end_epoch()
     byhand.method.train()
     byhand.method.start_epoch(1)
-    *others, last = byhand.train_loader.epoch(1)
-    for batch in others:
-        byhand.method.step(batch)
+    first, middle, _ = byhand.train_loader.epoch(1)
+    byhand.method.step(first)
     start = losses(byhand)
     order, added = byhand.method.order, {}
     between = dict(start)
     for modality in order:
         byhand.method.order = [modality]
-        byhand.method.step(last)
+        byhand.method.step(middle)
         now = losses(byhand)
         for other in (m for m in order if m != modality):
             added[other] = added.get(other, 0.0) + now[other] - between[other]
@@ -206,7 +205,7 @@ def test_unpaired_sources_are_measured_each_on_its_own(digits_store, data_dir: P
 def test_the_history_of_a_resumed_epoch_is_the_same(mfeat_store, data_dir: Path) -> None:
     """Norms of the rounds before the interruption are in the checkpoint."""
     recipe = mfeat_recipe(train={"batch_size": 8, "epochs": 1})
-    one, other = make_session(recipe, data_dir), make_session(recipe, data_dir)
+    one = make_session(recipe, data_dir)
     states: list = []
 
     def save() -> None:
@@ -215,8 +214,11 @@ def test_the_history_of_a_resumed_epoch_is_the_same(mfeat_store, data_dir: Path)
 
     one.train_epoch(5, save)
     facts = one.end_epoch()
-    tensors, values = states[1]
-    assert any(key.startswith("gradient_norm.") for key in tensors)
-    other.load_state(tensors, json.loads(values))
-    other.train_epoch()
-    assert list(other.end_epoch().items()) == list(facts.items())
+    assert len(states) == 2  # after rounds 5 and 10 of 12, before and after the middle one
+    assert ["measured.forgetting.mor" in tensors for tensors, _ in states] == [False, True]
+    for tensors, values in states:
+        assert any(key.startswith("gradient_norm.") for key in tensors)
+        other = make_session(recipe, data_dir)
+        other.load_state(tensors, json.loads(values))
+        other.train_epoch()
+        assert list(other.end_epoch().items()) == list(facts.items())

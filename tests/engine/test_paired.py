@@ -44,6 +44,7 @@ def test_items_of_a_group_are_resampled_together() -> None:
     together, units = bootstrap(np.repeat(few, 20), groups)
     apart, _ = bootstrap(np.repeat(few, 20), np.full(400, "", dtype=object))
     assert units == 20
+    assert bootstrap(np.repeat(few, 20), np.append(groups[:-1], ""))[1] == 21  # who has no group is a unit alone
     assert together == pytest.approx(alone, abs=0.02)  # other draws of the same distribution
     assert apart < together / 2
 

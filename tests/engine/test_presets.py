@@ -120,6 +120,50 @@ def test_table1_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Pa
     assert "| unimodal |" in (done.path / "results.md").read_text()
 
 
+def test_a_recipes_fusion_rule_does_not_choose_the_epochs_of_a_preset(mfeat_store) -> None:
+    """Rows are read with each method's own rule, so that rule chooses."""
+    recipe = complete(mfeat_recipe(fusion={"rule": "uniform"}), mfeat_store)
+    for name in ("table1", "table3", "hgm"):
+        assert {s.recipe.fusion.rule for s in preset_grid(name, recipe, [0], []).settings} == {None}
+
+
+def test_complete_modalities_are_always_among_the_rates(
+    mfeat_store,
+    data_dir: Path,
+    tmp_path: Path,
+    in_process,  # noqa: F811
+) -> None:
+    asked = plan(seeds=(0,), rates="0.2", **ONE)
+    asked.preset = "table3"
+    done = finish(ablate(asked, data_dir, tmp_path))
+    (table,) = tables.ablation_tables(done)
+    assert all(row[-2] for row in table.rows)
+    stale = done.path / "significance.csv"
+    stale.touch()
+    assert finish(ablate(asked, data_dir, tmp_path)).path == done.path
+    assert not stale.exists()
+
+
+def test_settings_without_a_finished_run_are_named(
+    mfeat_store,
+    data_dir: Path,
+    tmp_path: Path,
+    in_process,  # noqa: F811
+) -> None:
+    """`sum` and all that need two modalities fail on one."""
+    done = trained_preset("table1", data_dir, tmp_path, seeds=(0,), dataset={"modalities": ["fou"]})
+    first, _ = tables.ablation_tables(done)
+    (note,) = [note for note in first.notes if note.startswith("left out")]
+    assert "sum, film, bigated" in note and "late" not in note and FULL not in note
+
+
+def test_rows_with_fewer_seeds_are_named(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:  # noqa: F811
+    done = trained_preset("table3", data_dir, tmp_path)
+    done.rows = done.rows[(done.rows["setting"] != "DF") | (done.rows["seed"] == 0)]
+    (table,) = tables.ablation_tables(done)
+    assert any("n = 2 training seeds (DF: 1)" in note for note in table.notes)
+
+
 def test_marks_and_their_explanation() -> None:
     found = pd.DataFrame(
         {
@@ -134,7 +178,9 @@ def test_marks_and_their_explanation() -> None:
     )
     assert significance_marks(found) == {"a": " ‡", "b": "", "c": " †"}
     assert "50 test items in 20 groups" in significance_notes(found, FULL)[0]
+    assert "50 test items, of" in significance_notes(found.assign(units=50), FULL)[0]
     few = found.assign(p=float("nan"), p_holm=float("nan"), units=1)
+    assert "items = 5, fewer" in significance_notes(few.assign(units=5, num_samples=5), FULL)[0]
     assert significance_marks(few) == {"a": "", "b": "", "c": ""}
     assert significance_notes(few, FULL) == [f"not tested against {FULL}: groups = 1, fewer than 10"]
     assert significance_notes(found.iloc[:0], FULL) == [f"nothing to compare with {FULL}"]
@@ -156,17 +202,23 @@ def test_table3_and_hgm_from_training_to_table(mfeat_store, data_dir: Path, tmp_
     assert off[variants.columns.index("median eigenvalue")] == "1"
 
 
-def history(folder: Path, curves: list[list[float]], samples: int = 400) -> list[Run]:
+def history(folder: Path, curves: list[list[float]], samples: int = 400, split: str = "val") -> list[Run]:
     """Runs that hold nothing but validation accuracies."""
     runs = []
     for number, curve in enumerate(curves):
         path = folder / f"run{number}"
         path.mkdir(parents=True)
-        lines = [json.dumps({"epoch": i + 1, "val_accuracy.fused": value}) for i, value in enumerate(curve)]
+        lines = [json.dumps({"epoch": i + 1, f"{split}_accuracy.fused": value}) for i, value in enumerate(curve)]
         (path / "history.jsonl").write_text("".join(line + "\n" for line in lines))
-        (path / "run.json").write_text(json.dumps({"data": {"val": {"samples": samples}}}))
+        (path / "run.json").write_text(json.dumps({"data": {split: {"samples": samples}}}))
         runs.append(Run(path))
     return runs
+
+
+def test_where_test_chooses_the_epoch_the_budget_is_judged_on_it(tmp_path: Path) -> None:
+    runs = history(tmp_path, [[0.2, 0.4, 0.3, 0.3, 0.3]], split="test")
+    row = budgets({"a": runs}).iloc[0]
+    assert (row["best_epoch"], row["epochs"], bool(row["learning"])) == (2, 5, False)
 
 
 def test_a_budget_sufficed_where_the_best_epoch_is_early_or_the_last_fifth_gains_little(tmp_path: Path) -> None:
@@ -183,6 +235,6 @@ def test_a_budget_sufficed_where_the_best_epoch_is_early_or_the_last_fifth_gains
     assert found["best_epoch"].to_dict() == {"early": 5, "flat": 10, "rising": 10}
     assert found.loc["early", "gain"] == pytest.approx(-0.1)
     assert found.loc["flat", "gain"] == pytest.approx(0.02)
-    assert found.loc["flat", "error"] == pytest.approx((0.62 * 0.38 / 400) ** 0.5)
+    assert found.loc["flat", "error"] == pytest.approx((0.6 * 0.4 / 400) ** 0.5)
     assert found.loc["rising", "gain"] == pytest.approx((0.16 * 2 - 0.1) / 3)
     assert found["learning"].to_dict() == {"early": False, "flat": False, "rising": True}

@@ -123,3 +123,24 @@ def test_one_modality_is_refused_by_name(mfeat_store, data_dir: Path, name: str)
 def test_the_docstring_names_its_source(name: str) -> None:
     text = ast.get_docstring(ast.parse((registry.PACKAGE / "methods" / f"{name}.py").read_text("utf-8"))) or ""
     assert re.search(r"arXiv \d{4}\.\d{5}|Table 1|the control", text)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "ogm", "ogm": {"start_epoch": 5, "end_epoch": 2}}, "no epoch lies between"),
+        ({"name": "mmpareto", "mmpareto": {"gamma": 0.0}}, "must be positive"),
+        ({"name": "qmf", "qmf": {"weight": -1.0}}, "must not be negative"),
+        ({"name": "ogm", "ogm": {"alpha": float("nan")}}, "must be a finite number"),
+    ],
+)
+def test_keys_that_make_no_sense_are_refused(mfeat_store, data_dir: Path, method: dict, message: str) -> None:
+    with pytest.raises(MlaError, match=message):
+        make_session(mfeat_recipe(method=method), data_dir)
+
+
+def test_reconboost_warns_where_its_stages_do_not_fit_the_budget(mfeat_store, data_dir: Path) -> None:
+    for epochs, expected in ((15, 1), (16, 0)):
+        session = make_session(mfeat_recipe(method={"name": "reconboost"}, train={"epochs": epochs}), data_dir)
+        found = [w for w in session.method.context.warnings if "reconboost takes 16 epochs" in w]
+        assert len(found) == len(session.method.context.warnings) == expected
