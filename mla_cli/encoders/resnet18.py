@@ -33,6 +33,24 @@ class ResNet18(nn.Module):
         return features.unflatten(0, x.shape[:2]).mean(dim=1) if x.dim() == 5 else features
 
 
+def convert(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Names and shapes of known layouts as ours.
+
+    torchvision's (the ImageNet checkpoint as a file) has our names, and `fc`, which stays unused. For one input channel
+    its three-channel `conv1` is summed over the channels: a grey image given three times would give the same features.
+    The paper's released code has `audio_net.` (1 channel) and `visual_net.` (3): the one of our channels is taken.
+    """
+    own = network.get_parameter("conv1.weight")
+    for prefix in ("audio_net.", "visual_net."):
+        stem = tensors.get(f"{prefix}conv1.weight")
+        if stem is not None and stem.shape == own.shape:
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    stem = tensors.get("conv1.weight")
+    if stem is not None and own.shape[1] == 1 and stem.shape == (64, 3, 7, 7):
+        tensors = tensors | {"conv1.weight": stem.sum(dim=1, keepdim=True)}
+    return tensors
+
+
 def build(input_shape: tuple[int, ...], width: int | None) -> nn.Module:
     """ResNet-18 up to its global average pooling, 512 wide.
 

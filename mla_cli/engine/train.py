@@ -60,6 +60,8 @@ def train(
     run.refuse(resume, force)
     session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
     check_subsets(session)
+    if session.loaded:
+        facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
     can_resume = run.claim(recipe, fingerprint, facts, resume, force)
     with run.failing():
         tidy(run)
@@ -72,6 +74,8 @@ def train(
         yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
         if data.draw is not None:
             yield Note(data.draw.line())
+        for loaded in [] if can_resume else session.loaded:  # a checkpoint has replaced them
+            yield Note(loaded.line()) if loaded.complete else warned(run, loaded.line())
         for line in leaks_into_test(data.facts["leakage"]):
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":

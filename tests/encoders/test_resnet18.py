@@ -1,12 +1,17 @@
-"""`resnet18` against torchvision's own network."""
+"""`resnet18` against torchvision's own network, and its weights from files."""
+
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from layouts import synthetic
+from torch import Tensor, nn
 from torchvision.models import resnet18 as theirs
 
+from mla_cli.core.weights import Loaded, load_weights
 from mla_cli.encoders import resnet18
 from mla_cli.errors import MlaError
+from mla_cli.schema import EncoderSection
 
 
 def pair(channels: int) -> tuple[nn.Module, nn.Module]:
@@ -74,3 +79,53 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_another_width_is_refused() -> None:
     with pytest.raises(MlaError, match="always 512, got `64`"):
         resnet18.build((3, 32, 32), 64)
+
+
+# ------------------------------------------------------------ weights from files
+
+
+def loaded(content: dict[str, Tensor], channels: int, folder: Path) -> tuple[nn.Module, Loaded]:
+    """A network filled as the engine does it."""
+    torch.save(content, folder / "x.pth")
+    section = EncoderSection(name="resnet18", weights=str(folder / "x.pth"))
+    network = resnet18.build((channels, 64, 64), None)
+    return network.eval(), load_weights("visual", section, network, resnet18.convert)
+
+
+def test_an_imagenet_file_of_torchvision_loads_without_its_classifier(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    reference = theirs(weights=None).eval()
+    ours, report = loaded(reference.state_dict(), 3, tmp_path)
+    assert report.complete
+    assert (report.share, report.unexpected) == (1.0, ["fc.weight", "fc.bias"])
+    reference.fc = nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), reference(x), rtol=1e-6, atol=1e-6)
+
+
+def test_an_imagenet_file_sees_one_channel_as_a_grey_image(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    reference = theirs(weights=None).eval()
+    ours, report = loaded(reference.state_dict(), 1, tmp_path)
+    assert report.complete
+    assert (report.share, report.unexpected) == (1.0, ["fc.weight", "fc.bias"])
+    reference.fc = nn.Identity()
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), reference(x.expand(-1, 3, -1, -1)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "net", "other"), [(1, "audio_net.", "visual_net."), (3, "visual_net.", "audio_net.")]
+)
+def test_the_released_layout_gives_the_net_of_our_channels(channels: int, net: str, other: str, tmp_path: Path) -> None:
+    content = synthetic("mla_released")
+    network, report = loaded({f"module.{name}": value for name, value in content.items()}, channels, tmp_path)
+    assert report.complete
+    own = network.state_dict()
+    assert set(own) == {name.removeprefix(net) for name in content if name.startswith(net)}
+    for name, value in own.items():
+        torch.testing.assert_close(value, content[net + name], rtol=0, atol=0)
+    # all else is deliberately unused: the other modality's net, and the shared head
+    assert set(report.unexpected) == {name for name in content if name.startswith((other, "fusion_module."))}
