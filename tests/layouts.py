@@ -35,3 +35,10 @@ def synthetic(layout: str, seed: int = 0) -> dict[str, Tensor]:
         else:
             found[name] = torch.randn(shape, generator=generator) * 0.02
     return found
+
+
+def hollow(layout: str, folder: Path, prefix: str = "") -> Path:
+    """A file in a layout at its full size that takes little room: each tensor is one zero, repeated."""
+    content = {prefix + name: torch.zeros(()).expand(shape) for name, shape in shapes_of(layout).items()}
+    torch.save({"model": content}, folder / f"{layout}.pt")
+    return folder / f"{layout}.pt"
