@@ -1,8 +1,11 @@
 """What the transformer encoders share: attention over tokens, the MLP, fixed sin-cos positions, how layers start."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 
 def attend(x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, real: Tensor | None = None) -> Tensor:
@@ -29,6 +32,20 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.fc2(nn.functional.gelu(self.fc1(x)))
         return found
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *given: Tensor | None, checkpointing: bool) -> Tensor:
+    """x through the blocks, each of which takes (x, *given).
+
+    checkpointing: keep only the blocks' inputs for the backward pass and compute each block again there: less memory,
+    about a third more time, the same gradients (the blocks draw no random numbers).
+    """
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            x = checkpoint(block, x, *given, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = block(x, *given)
+    return x
 
 
 def positions_1d(places: Tensor, width: int) -> Tensor:
