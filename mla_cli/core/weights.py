@@ -69,7 +69,7 @@ def first(names: list[str]) -> str:
 
 def weights_file(modality: str, section: EncoderSection) -> Path:
     """The file that `encoders.MODALITY.weights` names. Raises MlaError if it cannot be weights."""
-    key, path = f"encoders.{modality}.weights", Path(section.weights or "")
+    key, path = f"encoders.{modality}.weights", Path(section.weights or "").expanduser()
     if not path.is_file():
         hint = "give a path to a .safetensors, .pt or .pth file; nothing is downloaded"
         raise MlaError(f"`{key}`: no file `{path}`", hint)
@@ -130,7 +130,7 @@ def load_weights(
     ]
     missing = [n for n in own if n not in given]
     for name in matched:
-        if not bool(given[name].isfinite().all()):
+        if not bool(given[name].float().isfinite().all()):  # as what it will be; 8-bit numbers have no isfinite
             raise MlaError(f"`{path}` holds values in `{name}` that are not finite", "fetch or make the file again")
     sizes = {n: parameter.numel() for n, parameter in network.named_parameters()}
     filled = sum(sizes.get(n, 0) for n in matched)

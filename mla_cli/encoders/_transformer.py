@@ -38,7 +38,7 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *given: Tensor | None, ch
     """x through the blocks, each of which takes (x, *given).
 
     checkpointing: keep only the blocks' inputs for the backward pass and compute each block again there: less memory,
-    about a third more time, the same gradients (the blocks draw no random numbers).
+    a fifth to a third more time, the same gradients (the blocks draw no random numbers).
     """
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():

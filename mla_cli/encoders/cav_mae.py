@@ -118,7 +118,7 @@ def build(
 ) -> nn.Module:
     """CAV-MAE's audio branch, 768 wide: `depth` audio blocks and the joint block.
 
-    input_shape: (1, frames, mels), both multiples of 16. checkpointing: less memory for about a third more time, with
+    input_shape: (1, frames, mels), both multiples of 16. checkpointing: less memory for about a quarter more time, with
     the same numbers. Linear layers and patches start Glorot-uniform, biases at 0, positions at the sin-cos table of the
     grid (they are learned), the modality embedding normal with sd 0.02. Raises MlaError for another shape, depth or
     width.

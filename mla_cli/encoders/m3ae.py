@@ -141,8 +141,8 @@ def build(
     input_shape: (3, H, W) or (frames, 3, H, W) with sides that are multiples of 16, or (length,) of text, whose
     token_count is set from the features (30,522 with bert-base-uncased). depth: fewer or more blocks than the size has.
     pool: the mean over the real tokens and cls (`mean_valid`), over all tokens, padding included, as the released
-    classifier does (`mean_all`), or the cls token (`cls`). checkpointing: less memory for about a third more time, with
-    the same numbers. Linear layers start Glorot-uniform with zero biases, the cls token, types and token embeddings
+    classifier does (`mean_all`), or the cls token (`cls`). checkpointing: less memory for about a quarter more time,
+    with the same numbers. Linear layers start Glorot-uniform with biases at 0, cls token, types and token embeddings
     normal with sd 0.02. Raises MlaError for another shape, size, pool or width.
     """
     if size not in SIZES:

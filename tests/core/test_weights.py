@@ -14,6 +14,7 @@ import torch
 from tiny import events_and_value, finish, make_session, mfeat_recipe
 from torch import Tensor, nn
 
+from mla_cli import registry
 from mla_cli.core.weights import load_weights, weights_digest
 from mla_cli.encoders import convnet
 from mla_cli.engine import train as engine
@@ -84,6 +85,15 @@ def test_safetensors_fill_the_network_and_the_hash_is_the_files(tmp_path: Path) 
     for call in (lambda s: load_weights("visual", s, network()), lambda s: weights_digest("visual", s)):
         with pytest.raises(MlaError, match=f"sha256 of `.*` is `{digest}`, not `{'0' * 64}`"):
             call(section(file, sha256="0" * 64))
+
+
+def test_eight_bit_numbers_and_a_path_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state, ours = network(1).state_dict(), network()
+    small = {n: v.to(torch.float8_e4m3fn) if v.is_floating_point() else v for n, v in state.items()}
+    safetensors.torch.save_file(small, tmp_path / "x.safetensors")
+    assert load_weights("visual", section(Path("~/x.safetensors")), ours).complete
+    torch.testing.assert_close(ours.state_dict(), state, rtol=0.1, atol=2e-3)
 
 
 def test_what_does_not_match_is_listed_and_left(tmp_path: Path) -> None:
@@ -216,10 +226,11 @@ def test_what_is_no_state_dict_is_refused(content: Any, message: str, tmp_path: 
     assert message in refused(saved(tmp_path / "x.pt", content)).message
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])  # the last is more than a float32 holds
+def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
     state = network(1).state_dict()
     name = next(iter(state))
-    state[name] = torch.full_like(state[name], torch.nan)
+    state[name] = torch.full_like(state[name], value, dtype=torch.float64)
     assert f"values in `{name}` that are not finite" in refused(saved(tmp_path / "x.pt", state), strict=False).message
 
 
@@ -250,6 +261,11 @@ def test_recipe_keys() -> None:
             read(**keys)
         assert message in caught.value.message
         assert caught.value.hint
+
+
+def test_no_encoder_has_a_key_of_its_own_by_the_name_of_one_that_all_have() -> None:
+    for name in registry.names("encoders"):
+        assert not set(registry.options("encoders", name)) & set(EncoderSection.model_fields), name
 
 
 @pytest.fixture
