@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tiny import events_and_value, finish, make_session, mfeat_recipe
+from tiny import events_and_value, finish, make_session, mfeat_recipe, run_bytes
 from torch import Tensor, nn
 
 from mla_cli import registry
 from mla_cli.core.weights import load_weights, weights_digest
 from mla_cli.encoders import convnet
 from mla_cli.engine import train as engine
-from mla_cli.engine.events import Note
+from mla_cli.engine.events import Epoch, Note
 from mla_cli.engine.rescore import scoring_session
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe, recipe_hash
@@ -304,6 +304,20 @@ def test_a_run_starts_from_the_file_says_so_once_and_keeps_it(
     store = session.data.store
     scored = scoring_session(run, run.recipe(), store, session.data.splits, session.data.classes)
     assert scored.loaded == []
+
+
+def test_a_resumed_run_goes_on_from_its_checkpoint_not_from_the_file(
+    file: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    whole = finish(engine.train(recipe_with(file), data_dir, tmp_path / "whole", "cpu"))
+    begun = engine.train(recipe_with(file), data_dir, tmp_path / "cut", "cpu")
+    next(event for event in begun if isinstance(event, Epoch))
+    begun.close()
+    events, run = events_and_value(engine.train(recipe_with(file), data_dir, tmp_path / "cut", "cpu", resume=True))
+    assert not [event for event in events if isinstance(event, Note) and event.text.startswith("weights of mor")]
+    assert run_bytes(run) == run_bytes(whole)
+    assert run.info()["weights"] == whole.info()["weights"]
 
 
 def test_a_partial_load_is_a_warning_in_run_json(file: Path, data_dir: Path, tmp_path: Path) -> None:
