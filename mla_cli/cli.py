@@ -100,6 +100,9 @@ def prepare_command(
     modality: Annotated[
         list[str] | None, typer.Option("--modality", metavar="COLUMN=KIND", help="Kind of a table's column; repeat.")
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="kinetics_sounds: ks31, ks32, or a file with one class a line.")
+    ] = None,
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Admit paths outside --root.")] = False,
     data_dir: DataDir = DATA_DIR,
     run_dir: RunDir = RUN_DIR,  # every command takes it; preparing makes no runs
@@ -109,10 +112,10 @@ def prepare_command(
     """Verify raw data and build the feature store."""
     from mla_cli import render, tables
     from mla_cli.engine import prepare as engine
-    from mla_cli.engine.choose import recipe_for_dataset, table_options
+    from mla_cli.engine.choose import recipe_for_dataset, scan_options
     from mla_cli.engine.inspection import inspect, split_report
 
-    options = table_options(name, table, modality, allow_outside)
+    options = scan_options(name, table, modality, allow_outside, classes)
     store, root = (store or table.stem, root or table.parent) if table else (store, root)
     flags = {"dataset.protocol": protocol, "dataset.store": store, "dataset.split_file": split_file}
     chosen = recipe_for_dataset(name, recipe, sets or (), flags)

@@ -5,11 +5,17 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mla_cli.errors import MlaError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -54,6 +60,54 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def empty_folder(folder: Path) -> None:
+    """Remove everything in a folder, but not the folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+class FolderLock:
+    """One process at a time works in a folder. The lock is the kernel's: it ends with its process, however that ends.
+
+    A context manager to be entered once `taken()` has said True. File systems that know no locks let everybody in.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.handle: int | None = None
+
+    def taken(self) -> bool:
+        """Make the folder where it is not there, and take the lock; False while another process holds it."""
+        make_folder(self.folder)
+        if fcntl is None:
+            return True
+        try:
+            self.handle = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(self.handle), os.stat(self.folder))
+        except (BlockingIOError, FileNotFoundError):  # or moved away meanwhile: look again
+            ours = False
+        except OSError:
+            ours = True
+        if not ours:
+            self.release()
+        return ours
+
+    def release(self) -> None:
+        if self.handle is not None:
+            os.close(self.handle)
+        self.handle = None
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename durable. A file system that cannot sync a folder keeps its own promise."""
     try:
@@ -89,12 +143,23 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises MlaError for a file that is not."""
+def write_json_if_other(path: Path, content: Any) -> None:
+    """Write a whole JSON file, unless it says just that already."""
+    if not path.is_file() or path.read_bytes() != json_text(content).encode():
+        write_json(path, content)
+
+
+def read_json(path: Path, hint: str = "the file was damaged; make it again") -> dict[str, Any]:
+    """Read a JSON object. Raises MlaError, with this hint, for a file that holds none."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise MlaError(f"`{path}` is not valid JSON: {error}", "the file was damaged; make it again") from error
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise MlaError(f"cannot read `{path}`: {error.strerror}", hint) from error
+    except (ValueError, RecursionError) as error:
+        raise MlaError(f"`{path}` is not valid JSON: {error}", hint) from error
+    if not isinstance(content, dict):
+        raise MlaError(f"`{path}` holds no JSON object, but a {type(content).__name__}", hint)
+    return content
 
 
 def sha256(path: Path) -> str:

@@ -188,8 +188,8 @@ def check_plugins(recipe: Recipe) -> list[tuple[str, str]]:
         problems.append((f"`method.name`: no method named `{recipe.method.name}`", hint))
     for key, value in recipe.method.options().items():
         if key not in methods:
-            choices = [*type(recipe.method).model_fields, *methods]
-            problems.append((f"unknown key `method.{key}`", registry.did_you_mean(key, choices)))
+            choices = [f"method.{name}" for name in (*type(recipe.method).model_fields, *methods)]
+            problems.append((f"unknown key `method.{key}`", registry.did_you_mean(f"method.{key}", choices)))
         elif not isinstance(value, dict):
             problems.append((f"`method.{key}` holds the keys of method `{key}`, got {value!r}", "write a mapping"))
         else:

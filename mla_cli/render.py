@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from mla_cli.engine.events import Epoch, Event, Finished, Note, Started, Steps, Value
 from mla_cli.engine.events import Progress as Step
@@ -79,6 +89,31 @@ def fail(error: MlaError) -> None:
 # ---------------------------------------------------------------- events
 
 
+class RateColumn(ProgressColumn):
+    """Units of work a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else per_second(speed))
+
+
+def per_second(speed: float) -> str:
+    """
+    >>> per_second(0.25), per_second(1234.5)
+    ('0.2/s', '1,234/s')
+    """
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+
+
+def time_left(seconds: float) -> str:
+    """
+    >>> time_left(59), time_left(3725)
+    ('0:00:59', '1:02:05')
+    """
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def show(events: Steps[Value], quiet: bool = False) -> Value:
     """Consume a generator of events, showing them, and return its value."""
     live = sys.stderr.isatty() and not quiet
@@ -86,6 +121,7 @@ def show(events: Steps[Value], quiet: bool = False) -> Value:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console(stderr=True),
@@ -109,6 +145,7 @@ class _Shown:
         self.bar, self.live, self.quiet = bar, live, quiet
         self.tasks: dict[str, Any] = {}
         self.epochs = 0
+        self.begun: dict[str, tuple[float, int]] = {}  # when, and how much of it was done already
         self.last_time, self.last_text = time.monotonic(), ""
 
     def line(self, text: str) -> None:
@@ -139,12 +176,21 @@ class _Shown:
             due = event.done == event.total or time.monotonic() - self.last_time > PLAIN_EVERY
             if not self.live and event.total and due and text != self.last_text:
                 self.last_time, self.last_text = time.monotonic(), text
-                self.line(text)
+                self.line(text + self.pace(event))
         elif isinstance(event, Finished):
             self.line(f"{event.run}: finished")
 
+    def pace(self, event: Step) -> str:
+        """Rate and time left, for a line in the middle of the work."""
+        begun, before = self.begun[event.what]
+        seconds, done = time.monotonic() - begun, event.done - before
+        if event.done == event.total or not done or not seconds:
+            return ""
+        return f" ({per_second(done / seconds)}, {time_left((event.total - event.done) * seconds / done)} left)"
+
     def step(self, what: str, done: int, total: int) -> None:
         if what not in self.tasks:
+            self.begun[what] = time.monotonic(), done
             self.tasks[what] = self.bar.add_task(what, total=total)
         self.bar.update(self.tasks[what], completed=done, total=total)
 

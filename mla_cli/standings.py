@@ -70,8 +70,8 @@ def table1_tables(ablation: Ablation) -> list[Wide]:
 
 
 def significance_marks(found: pd.DataFrame) -> dict[str, str]:
-    """` *` below .05 and ` **` below .01, corrected."""
-    levels = ((0.01, " **"), (0.05, " *"))
+    """` †` below .05 and ` ‡` below .01, corrected (asterisks would mean bold in Markdown)."""
+    levels = ((0.01, " ‡"), (0.05, " †"))
     return {r.setting: next((m for level, m in levels if r.p_holm < level), "") for r in found.itertuples()}
 
 
@@ -85,7 +85,7 @@ def significance_notes(found: pd.DataFrame, full: str) -> list[str]:
         return [f"not tested against {full}: groups = {units}, fewer than 10"]
     what = "items" if units == first["num_samples"] else f"items in {units} groups"
     return [
-        f"* differs from {full}, fused: p < .05, ** p < .01, Holm over {found['p'].notna().sum()} methods; paired "
+        f"† differs from {full}, fused: p < .05, ‡ p < .01, Holm over {found['p'].notna().sum()} methods; paired "
         f"bootstrap over {int(first['num_samples'])} test {what}, of these seeds' mean (p: significance.csv)"
     ]
 

@@ -67,7 +67,9 @@ def eval_tables(rows: pd.DataFrame) -> list[Wide]:
             realised += f" (expected {first['expected_rate']:.3f})"
         lines.append([rule, pattern, shown, realised, *cells, str(int(first["n"]))])
     columns = ["fusion", "pattern", "missing rate", "realised", "accuracy", "macro-F1", "mask seeds"]
-    notes = [about(rows), "± is the sd over mask seeds of one training run"]
+    notes = [about(rows)]
+    if any("±" in cell for line in lines for cell in line):
+        notes.append("± is the sd over mask seeds of one training run")
     if (natural := rows["natural_absence"].max()) > 0:
         notes.append(f"absent by nature, apart from the rates: {100 * natural:.1f} % of the split's entries")
     tables.append(Wide(f"{rows.iloc[0]['run']}: fused, %", columns, lines, notes))
@@ -168,6 +170,8 @@ def prepared_lines(done: Prepared, splits: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{m} {n}" for m, n in done.counts.items() if m != "samples")
     state = "prepared" if done.built else "is prepared already, nothing to do:"
     lines = [f"{done.dataset} {state} {done.path}: {done.counts['samples']} samples ({counts})"]
+    if done.problems:
+        lines.append(f"{counted(len(done.problems), 'problem')}, with file and reason: {done.path / 'problems.csv'}")
     sizes = ", ".join(f"{split} {n}" for split, n in splits["splits"].items())
     lines.append(f"protocol {splits['protocol']}: {sizes}")
     if splits["pair_seed"] is not None:

@@ -1,12 +1,15 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mla_cli import files
 from mla_cli.errors import MlaError
+from mla_cli.files import FolderLock
 
 
 def entries(folder: Path) -> list[str]:
@@ -136,7 +139,64 @@ def test_json_that_is_none(tmp_path: Path, content: bytes) -> None:
         files.read_json(tmp_path / "x.json")
 
 
+def test_json_that_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(MlaError, match=r"x\.json` holds no JSON object, but a list"):
+        files.read_json(tmp_path / "x.json")
+    with pytest.raises(MlaError, match=r"cannot read `.*y\.json`: No such file"):
+        files.read_json(tmp_path / "y.json")
+
+
 def test_sha256_of_a_file_larger_than_a_block(tmp_path: Path) -> None:
     content = os.urandom(3 << 19)  # 1.5 blocks
     (tmp_path / "x").write_bytes(content)
     assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+# ---------------------------------------------------------------- one process at a time
+
+
+def test_a_folder_is_locked_for_everybody_else(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    one, other = FolderLock(folder), FolderLock(folder)
+    assert one.taken()
+    with one:
+        assert not other.taken()
+        assert not FolderLock(folder).taken()
+    with other:
+        assert other.taken()
+        folder.rename(tmp_path / "moved")  # what waits must not believe that it holds what is gone
+        assert FolderLock(folder).taken()
+    assert list((tmp_path / "moved").iterdir()) == []  # no file is left
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = "import time; from pathlib import Path; from mla_cli.files import FolderLock; "
+    code += f"lock = FolderLock(Path({str(tmp_path)!r})); print(lock.taken(), flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        assert not FolderLock(tmp_path).taken()
+        holder.kill()
+    with FolderLock(tmp_path) as lock:
+        assert lock.taken()
+
+
+def test_a_file_system_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with FolderLock(tmp_path) as lock:
+        assert lock.taken()
+
+
+def test_emptying_a_folder_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").touch()
+    inside = tmp_path / "inside"
+    (inside / "deep" / "er").mkdir(parents=True)
+    (inside / "link").symlink_to(tmp_path / "outside")
+    (inside / "file").touch()
+    files.empty_folder(inside)
+    assert list(inside.iterdir()) == []
+    assert (tmp_path / "outside" / "file").exists()

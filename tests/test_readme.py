@@ -22,6 +22,8 @@ import pytest
 from command_line import mla
 
 import mla_cli
+from mla_cli.engine.presets import table1_grid
+from mla_cli.recipe import load_recipe
 
 README = Path(__file__).parents[1] / "README.md"
 OUTPUT = re.compile(r"<!-- output: mla ([^\n]*) -->\n```text\n(.*?)```\n", re.DOTALL)
@@ -29,6 +31,7 @@ TABLE = re.compile(r"<!-- table: mla ([^\n]*) -->\n((?:\|[^\n]*\n)+)")
 FIGURE = re.compile(r"!\[[^\]]*\]\(([^)]*)\)")
 FILE = re.compile(r"<!-- file: ([^\n]*) -->\n```\w+\n(.*?)```\n", re.DOTALL)
 POINTS = 10.0  # how far a shown percentage may be off on another machine: one test recording of `digits`
+VIEWS = ("mor", "fou", "zer", "kar", "fac", "pix")
 METHODS = ["mla", "late", "concat", "modality dropout"]  # rows of the preset `missing`
 LONG = "ablate"  # this command takes minutes
 
@@ -82,7 +85,7 @@ def test_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in commands:
         assert f"```sh\nmla {command}\n```" in text(), "the command is shown as it is run"
         check(command)
-    for line in marked("session: missing modalities").splitlines():
+    for line in (marked("session: missing modalities") + marked("session: the rivals")).splitlines():
         words = shlex.split(line)[1:]
         output = mla(*words, *(["--smoke"] if words[0] == "train" else []))
         assert output.code == 0, output.stderr
@@ -97,7 +100,7 @@ def test_the_long_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_tables_stand_under_their_commands() -> None:
-    found = dict(TABLE.findall(text()))
+    found = {command: table for command, table in TABLE.findall(text()) if "missing" in command}
     assert list(found) == [f"ablate --preset missing --recipe {name}" for name in ("emoji", "mfeat")]
     for command, table in found.items():
         assert f"\nmla {command}\n" in marked_shell(), "the command is shown"
@@ -106,6 +109,22 @@ def test_tables_stand_under_their_commands() -> None:
             values = [float(re.findall(r"\d+\.\d", cell)[0]) for cell in column]
             assert "**" in column[values.index(max(values))], "the best is bold"
             assert sum("<u>" in cell for cell in column) >= 1, "the second is underlined"
+
+
+def test_the_tables_of_methods_have_every_method() -> None:
+    """Rows in the order of the preset, a column for each modality, and the best of every column in bold."""
+    found = {command: table for command, table in TABLE.findall(text()) if "table1" in command}
+    modalities = {"emoji": ["visual", "text"], "digits": ["audio", "visual"], "mfeat": list(VIEWS)}
+    assert [command.split()[4] for command in found] == list(modalities)
+    for name, table in zip(modalities, found.values(), strict=True):
+        recipe = load_recipe(name, ["dataset.modalities=[" + ", ".join(modalities[name]) + "]"])
+        wanted = ["unimodal", *(s.label for s in table1_grid(recipe, [0]).settings if "unimodal" not in s.label)]
+        head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        assert head == ["method", *modalities[name], "fused"]
+        assert [row[0] for row in rows] == wanted
+        for column in list(zip(*rows, strict=True))[1:]:
+            values = [float(re.findall(r"\d+\.\d", cell)[0]) if cell else -1.0 for cell in column]
+            assert "**" in column[values.index(max(values))]
 
 
 def test_figures_exist_and_are_images() -> None:
@@ -121,7 +140,7 @@ def test_figures_exist_and_are_images() -> None:
 def test_the_missing_table_of_mfeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """48 runs of a few seconds; the table of `emoji` is made by the same command, but takes ten minutes."""
     monkeypatch.chdir(tmp_path)
-    command, table = list(TABLE.findall(text()))[1]
+    command, table = next(found for found in TABLE.findall(text()) if found[0].endswith("missing --recipe mfeat"))
     found = mla(*shlex.split(command), "--format", "markdown")
     assert found.code == 0, found.stderr
     rows = [line for line in found.stdout.splitlines() if line.startswith("|")][: len(table.splitlines())]

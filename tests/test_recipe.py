@@ -99,7 +99,7 @@ def refusal(content: str | bytes, folder: Path, *overrides: str) -> MlaError:
             "did you mean `visual`?",
         ),
         ("method: {name: mlb}", "mine.yaml: `method.name`: no method named `mlb`", "did you mean `mla`?"),
-        ("method: {hmg: rls}", "mine.yaml: unknown key `method.hmg`", "did you mean `hgm`?"),
+        ("method: {hmg: rls}", "mine.yaml: unknown key `method.hmg`", "did you mean `method.hgm`?"),
         (
             "method: {unimodal: text}",
             "mine.yaml: `method.unimodal` holds the keys of method `unimodal`, got 'text'",

@@ -146,3 +146,43 @@ def test_a_terminal_gets_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None
     assert render.show(steps()) == "the value"
     for line in ("scanning raw/[audio]", "warning: something is odd in [visual]", "runs/[a]: finished"):
         assert line in terminal.getvalue()
+
+
+def working(clock: list[float]):
+    """400 of 1,000 are there already; twenty seconds later 600 are."""
+    yield Progress("features", 400, 1000)
+    clock[0] += 20.0
+    yield Progress("features", 600, 1000)
+    clock[0] += 20.0
+    yield Progress("features", 1000, 1000)
+
+
+def test_long_work_tells_its_rate_and_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(render.time, "monotonic", lambda: clock[0])
+    render.show(working(clock))
+    assert capsys.readouterr().err.splitlines() == [
+        "features: 600 of 1000 (10/s, 0:00:40 left)",
+        "features: 1000 of 1000",
+    ]
+
+
+def test_the_bar_shows_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = render.Progress(render.RateColumn(), get_time=iter([float(i) for i in range(100)]).__next__)
+    task = progress.add_task("features", total=1000)
+    assert progress.columns[0](progress.tasks[0]).plain == ""
+    progress.update(task, completed=200)
+    progress.update(task, completed=400)
+    assert progress.columns[0](progress.tasks[0]).plain.endswith("/s")
+    assert any(isinstance(column, render.RateColumn) for column in columns_of_show(monkeypatch))
+
+
+def columns_of_show(monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """What the bar of `show` is made of."""
+    made: list[tuple[object, ...]] = []
+    real = render.Progress
+    monkeypatch.setattr(render, "Progress", lambda *columns, **how: (made.append(columns), real(*columns, **how))[1])
+    render.show(steps())
+    return made[0]

@@ -18,10 +18,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from mla_cli.data.kinds import SUFFIX_KINDS
 from mla_cli.data.splits import SPLITS, carve_val
 from mla_cli.errors import MlaError
 
 SIGN = "[split|sign]"
+WARNING = "warning: "  # how a note begins that `mla train` repeats as a warning
 FAMILIES = {"csv": "OGM-GE style", "txt": "MLA style", "jsonl": "MMBT/QMF style"}
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -29,8 +31,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 LIST_SUFFIXES = {".csv", ".txt", ".jsonl", ".json"}
-MEDIA_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".m4a", ".flv", ".mp4", ".avi", ".mkv", ".webm", ".mov", ".jpg"}
-MEDIA_SUFFIXES |= {".jpeg", ".png", ".bmp", ".gif", ".webp", ".txt", ".npy"}
+MEDIA_SUFFIXES = frozenset(SUFFIX_KINDS)
 HEADERS = {"id", "stem", "name", "file", "filename", "video", "image"}
 
 
@@ -84,7 +85,7 @@ def read_split_file(where: str | Path) -> SplitLists:
     if len(families) > 1:
         named = " and ".join(FAMILIES[form] for form in families)
         lists.notes.append(
-            f"warning: lists of different families are mixed ({named}); their splits overlap in public releases "
+            f"{WARNING}lists of different families are mixed ({named}); their splits overlap in public releases "
             "(32 of MLA's MVSA test items are validation items of QMF)"
         )
     return lists
@@ -159,7 +160,7 @@ def apply_split_file(
     report.not_listed = list(names[split == ""])
     report.notes += lists.notes
     if shared & {entry.stem for entry in lists.entries}:
-        report.notes.append(f"warning: {len(shared)} names stand for several samples and were not matched")
+        report.notes.append(f"{WARNING}{len(shared)} names stand for several samples and were not matched")
     if not (split != "").any():
         raise MlaError(
             f"none of the {len(lists.entries)} listed samples is in these data (first: `{lists.entries[0].stem}`)",

@@ -5,6 +5,7 @@
       index.parquet          one row per sample: the manifest's columns; per modality its row in the shards (-1: none),
                              length (real frames or tokens), sum, sum of squares and count of its values, and, where
                              it comes from files, the hash of its row: equal ones look the same to every encoder
+      leakage.json           what the splits of every protocol share; made anew when they are reported
       <modality>/NNNNN.npy   shards of a fixed number of rows, one row per sample that has the modality
 
 The store knows no splits and is not normalised, so changing fold or protocol decodes nothing.
@@ -117,7 +118,7 @@ class Store:
         """Open a complete store. Raises MlaError for one that is absent, unfinished or of another format."""
         if not (path / "manifest.json").is_file():
             raise MlaError(f"no prepared data under `{path}`", f"run `mla prepare {path.name}`")
-        manifest = read_json(path / "manifest.json")
+        manifest = read_json(path / "manifest.json", f"the file was damaged: run `mla prepare {path.name} --force`")
         if manifest.get("format") != FORMAT:
             raise MlaError(
                 f"`{path}` has store format `{manifest.get('format')}`, this version reads `{FORMAT}`",

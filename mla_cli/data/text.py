@@ -10,6 +10,7 @@ word that cannot be built or has more than 100 characters), without special toke
 differs between Unicode versions. The vocabulary is a file of the user's; none is ever downloaded.
 """
 
+import json
 import re
 import unicodedata
 import zlib
@@ -24,6 +25,7 @@ from mla_cli.schema import TextSpec
 MAX_TEXT_BYTES = 2**24  # of one text file
 LONGEST_WORD = 100  # characters; BERT's own limit for WordPiece
 UNKNOWN = "[UNK]"
+VOCABULARIES = ("vocab.txt", "tokenizer.json")  # in a tokenizer folder; the first one counts
 _WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters, digits and _, or one mark
 
 
@@ -114,12 +116,13 @@ def ngrams(spec: TextSpec, text: str) -> list[str]:
 
 
 def read_vocabulary(spec: TextSpec) -> dict[str, int]:
-    """token -> number: the line of the file `spec.vocabulary`, or of `vocab.txt` in that folder."""
-    hint = "set `vocabulary` to a BERT `vocab.txt` or to a tokenizer folder that holds one"
+    """token -> number: the line of the file `spec.vocabulary`; of a folder, its `vocab.txt` or `tokenizer.json`."""
+    hint = "set `vocabulary` to a BERT `vocab.txt` or to a tokenizer folder with `vocab.txt` or `tokenizer.json`"
     if spec.vocabulary is None:
         raise MlaError("`tokens: wordpiece` needs a vocabulary", hint)
     path = Path(spec.vocabulary).expanduser()
-    path = path / "vocab.txt" if path.is_dir() else path
+    if path.is_dir():
+        path = next((path / name for name in VOCABULARIES if (path / name).is_file()), path / VOCABULARIES[0])
     if not path.is_file():
         raise MlaError(f"no vocabulary at `{path}`", hint)
     return _read_vocabulary(path, path.stat().st_mtime_ns)
@@ -128,12 +131,29 @@ def read_vocabulary(spec: TextSpec) -> dict[str, int]:
 @lru_cache(maxsize=4)
 def _read_vocabulary(path: Path, stamp: int) -> dict[str, int]:
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise MlaError(f"the vocabulary `{path}` is not UTF-8", "give a text file with one token per line") from error
-    vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
+    if path.suffix.lower() == ".json":
+        vocabulary = _of_tokenizer(path, content)
+    else:
+        lines = content.removesuffix("\n").split("\n")
+        vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
     if UNKNOWN not in vocabulary:
         raise MlaError(f"the vocabulary `{path}` has no `{UNKNOWN}`", "give BERT's `vocab.txt`, one token per line")
+    return vocabulary
+
+
+def _of_tokenizer(path: Path, content: str) -> dict[str, int]:
+    """The vocabulary inside a `tokenizer.json` of the package `tokenizers`, if its model is WordPiece."""
+    try:
+        model = json.loads(content)["model"]
+        vocabulary = {str(token): int(number) for token, number in model["vocab"].items()}
+        form = (model.get("type", "WordPiece"), model.get("continuing_subword_prefix", "##"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MlaError(f"`{path}` is no tokenizer with a vocabulary", "give BERT's `vocab.txt`") from error
+    if form != ("WordPiece", "##"):
+        raise MlaError(f"`{path}` holds a `{form[0]}` tokenizer, only WordPiece is read", "give one of the BERT family")
     return vocabulary
 
 

@@ -12,10 +12,6 @@ import pandas as pd
 from mla_cli.data.manifest import Manifest, Problem, relative_ref
 from mla_cli.errors import MlaError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"}
-VIDEO_SUFFIXES = {".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v"}
-
 
 @dataclass
 class Scan:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.data import splits
+from mla_cli.data.kinds import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from mla_cli.data.manifest import Manifest
 from mla_cli.datasets import _common
 
@@ -44,8 +45,8 @@ def scan(root: Path) -> Manifest:
     base = _common.base_with(root, "AudioWAV", "VideoFlash")
     if base is None:
         raise _common.not_this(root, TITLE, TREE)
-    audio = _common.media_files(found, _common.child(base, "AudioWAV"), _common.AUDIO_SUFFIXES, "audio")
-    visual = _common.media_files(found, _common.child(base, "VideoFlash"), _common.VIDEO_SUFFIXES, "visual")
+    audio = _common.media_files(found, _common.child(base, "AudioWAV"), AUDIO_SUFFIXES, "audio")
+    visual = _common.media_files(found, _common.child(base, "VideoFlash"), VIDEO_SUFFIXES, "visual")
     for modality, paths in (("audio", audio), ("visual", visual)):
         for path in paths:
             clip = _common.id_of(path)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.data import splits
+from mla_cli.data.kinds import IMAGE_SUFFIXES
 from mla_cli.data.manifest import Manifest
 from mla_cli.datasets import _common
 
@@ -54,7 +55,7 @@ def scan(root: Path) -> Manifest:
     if base is None or images is None or not any(_common.child(images, split) for split in ("train", "test")):
         raise _common.not_this(root, TITLE, TREE)
     for split in ("train", "test"):
-        for path in _common.media_files(found, _common.child(images, split), _common.IMAGE_SUFFIXES, "visual"):
+        for path in _common.media_files(found, _common.child(images, split), IMAGE_SUFFIXES, "visual"):
             name, label = _common.id_of(path), path.parent.name.lower().replace(" ", "_")
             if label not in CLASSES:
                 found.problem("unknown_label", name, "visual", path, f"`{path.parent.name}` is none of the 101 classes")
@@ -75,7 +76,7 @@ def _read_titles(found: _common.Scan, path: Path, split: str) -> None:
     for number, line in _common.read_lines(path):
         where = f"{path.relative_to(found.root).as_posix()}, line {number}"
         fields = _common.csv_cells(line)
-        if number == 1 and fields and Path(fields[0]).suffix.lower() not in _common.IMAGE_SUFFIXES:
+        if number == 1 and fields and Path(fields[0]).suffix.lower() not in IMAGE_SUFFIXES:
             continue  # a header
         if len(fields) < 3:
             found.problem("bad_row", "", "text", where, f"expected `CLASS_N.jpg,TITLE,CLASS`, got `{line[:80]}`")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.data import splits
+from mla_cli.data.kinds import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from mla_cli.data.manifest import Manifest, relative_ref
 from mla_cli.datasets import _common
 
@@ -80,8 +81,8 @@ def _scan_session(found: _common.Scan, session: Path, left_out: Counter[str]) ->
         found.problem("missing", "", "", session / "dialog" / "EmoEvaluation", "no labels for this session")
         return
     texts = _texts(found, _common.child(session, "dialog", "transcriptions"))
-    videos = _by_id(_common.media_files(found, _common.child(session, "dialog", "avi"), _common.VIDEO_SUFFIXES))
-    sounds = _by_id(_common.media_files(found, _common.child(session, "sentences", "wav"), _common.AUDIO_SUFFIXES))
+    videos = _by_id(_common.media_files(found, _common.child(session, "dialog", "avi"), VIDEO_SUFFIXES))
+    sounds = _by_id(_common.media_files(found, _common.child(session, "sentences", "wav"), AUDIO_SUFFIXES))
     # Subfolders hold each annotator's own labels; the merged ones lie in the folder itself.
     for path in (p for p in _common.media_files(found, labels, {".txt"}) if p.parent == labels):
         for where, start, end, name, code in _utterances(found, path):

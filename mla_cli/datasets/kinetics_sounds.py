@@ -4,7 +4,8 @@ Some 19,000 clips survive. Audio and video come from the same file, at the rates
 together: trimmed clips `SPLIT/CLASS/YOUTUBEID_000012_000022.mp4`, and Kinetics annotation files
 (`label,youtube_id,time_start,time_end,split`) beside trimmed or whole videos; a whole video is cut at the annotated
 seconds. Where both name a class or split, the annotation counts. The published lists of classes differ: `ks31`
-(default), `ks32`, or any sequence of names. Clips of other Kinetics classes are counted, not listed. The group is the
+(default), `ks32` (`--classes ks32`), or any names (`--classes FILE`, one a line); the 34 of the paper of 2017 are not
+certain, so they are not among ours. Clips of other Kinetics classes are counted, not listed. The group is the
 YouTube video; there are no folds.
 """
 
@@ -20,6 +21,7 @@ import pandas as pd
 
 from mla_cli import registry
 from mla_cli.data import splits
+from mla_cli.data.kinds import VIDEO_SUFFIXES
 from mla_cli.data.manifest import Manifest, relative_ref
 from mla_cli.datasets import _common
 from mla_cli.errors import MlaError
@@ -74,7 +76,7 @@ def scan(root: Path, classes: str | Sequence[str] = "ks31") -> Manifest:
     """
     names = _class_names(classes)
     found = _common.start(root, MODALITIES)
-    videos = _common.media_files(found, root, _common.VIDEO_SUFFIXES)
+    videos = _common.media_files(found, root, VIDEO_SUFFIXES)
     annotations = _read_annotations(found)
     if not videos:
         raise _common.not_this(root, TITLE, TREE)

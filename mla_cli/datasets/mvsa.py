@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.data import splits
+from mla_cli.data.kinds import IMAGE_SUFFIXES
 from mla_cli.data.manifest import Manifest
 from mla_cli.datasets import _common
 from mla_cli.errors import MlaError
@@ -44,7 +45,7 @@ def scan(root: Path) -> Manifest:
     if labels is None or data is None:
         raise _common.not_this(root, TITLE, TREE)
     dropped = _read_labels(found, labels)
-    pictures = _common.media_files(found, data, _common.IMAGE_SUFFIXES, "visual")
+    pictures = _common.media_files(found, data, IMAGE_SUFFIXES, "visual")
     texts = _common.media_files(found, data, {".txt"}, "text")
     unlabelled = {p.id for p in found.problems if p.kind in ("unknown_label", "bad_row")} | dropped
     for modality, paths, fragment in (("visual", pictures, ""), ("text", texts, "#encoding=latin-1")):

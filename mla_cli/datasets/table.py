@@ -2,15 +2,15 @@
 
 A cell holds a file below the raw root (audio, image, video, a text file), a row of an array (`x.npy::17`), or the text
 itself; an empty cell means that the sample does not have the modality. What a column holds is read off its cells'
-extensions and can be overridden. CSV (commas, semicolons or tabs, UTF-8), TSV or Parquet. Classes are the sorted
-labels; there are no folds.
+extensions, or off the files' first bytes where the extensions say nothing, and can be overridden. CSV (commas,
+semicolons or tabs, UTF-8), TSV or Parquet. Classes are the sorted labels; there are no folds.
 """
 
 import csv
 import os
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pandas as pd
 
 from mla_cli import registry
 from mla_cli.data import splits
+from mla_cli.data.kinds import HEAD_BYTES, SUFFIX_KINDS, kind_of_content
 from mla_cli.data.manifest import MODALITY_KINDS, Manifest
 from mla_cli.data.split_files import SPLIT_WORDS
 from mla_cli.datasets import _common
@@ -43,13 +44,7 @@ RESERVED = ("id", "label", "group", "split")
 MAX_COLUMNS = 1000
 FRAGMENT = re.compile(r"#(?:t|xywh|encoding)=[^#]*$")  # as in data/references.py
 ARCHIVE = re.compile(r"(?is)(\.(?:zip|npz|npy))::.*")
-SUFFIX_KINDS = {
-    **dict.fromkeys(_common.IMAGE_SUFFIXES, "image"),
-    **dict.fromkeys(_common.AUDIO_SUFFIXES, "audio"),
-    **dict.fromkeys(_common.VIDEO_SUFFIXES, "video"),
-    **dict.fromkeys((".npy", ".npz"), "vector"),
-    ".txt": "text_file",
-}
+LOOKED_AT = 64  # cells of a column whose files are opened to see what they are
 
 
 def scan(
@@ -69,8 +64,8 @@ def scan(
     header, cells = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(found, path)
     _check_header(path, header, labelled)
     columns = {name: [row[i].strip() for _, row in cells] for i, name in enumerate(header)}
-    found.modalities = _modalities(found, columns, dict(kinds or {}))
-    resolver, outside = _Resolver(root), list[str]()
+    resolver, outside = _Resolver(root, allow_outside), list[str]()
+    found.modalities = _modalities(found, columns, dict(kinds or {}), resolver)
     for i, (number, _) in enumerate(cells):
         row = {name: values[i] for name, values in columns.items()}
         where = f"{path.name}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {number}"
@@ -83,7 +78,7 @@ def scan(
         elif not any(row[m] for m in found.modalities):
             found.problem("bad_row", row["id"], "", where, "every modality is empty")
         else:
-            outside += _add(found, row, where, resolver, allow_outside)
+            outside += _add(found, row, where, resolver)
     if outside:
         raise MlaError(
             f"{len(outside)} paths of `{path}` lead outside of `{root}` (first: `{outside[0]}`)",
@@ -183,7 +178,9 @@ def _check_header(path: Path, header: list[str], labelled: bool) -> None:
 # ---------------------------------------------------------------- modalities
 
 
-def _modalities(found: _common.Scan, columns: dict[str, list[str]], kinds: dict[str, str]) -> dict[str, str]:
+def _modalities(
+    found: _common.Scan, columns: dict[str, list[str]], kinds: dict[str, str], resolver: "_Resolver"
+) -> dict[str, str]:
     """Modality -> kind, in the table's order."""
     names = [name for name in columns if name not in RESERVED]
     for name, kind in kinds.items():
@@ -199,10 +196,10 @@ def _modalities(found: _common.Scan, columns: dict[str, list[str]], kinds: dict[
         if not re.fullmatch(r"\w[\w-]*", name):
             raise MlaError(f"column `{name}` cannot name a modality", "use letters, digits, `_` and `-` only")
         if any(columns[name]):
-            modalities[name] = kinds.get(name) or kind_of(columns[name])
+            modalities[name] = kinds.get(name) or kind_of(columns[name], resolver.kind_of_file)
             if not modalities[name]:
                 raise MlaError(
-                    f"column `{name}` holds files of several kinds, none of them in most cells",
+                    f"column `{name}` holds files of several kinds or of none that is known",
                     f"say what it is, such as `--modality {name}=audio`",
                 )
         else:
@@ -212,19 +209,23 @@ def _modalities(found: _common.Scan, columns: dict[str, list[str]], kinds: dict[
     return modalities
 
 
-def kind_of(cells: list[str]) -> str:
+def kind_of(cells: list[str], kind_of_file: Callable[[str], str] = lambda cell: "text") -> str:
     """What a column holds: the kind that more than half of its cells' extensions name; "" for files of mixed kinds.
+
+    kind_of_file: what a cell without a telling extension is; asked for LOOKED_AT of them, which stand for all.
 
     >>> kind_of(["a.jpg", "b c.PNG", ""]), kind_of(["see a.jpg", "hello", "x"]), kind_of(["a.wav", "b.mp4"])
     ('image', 'text', '')
     """
     filled = [cell for cell in cells if cell]
-    suffixes = Counter(os.path.splitext(_file_part(cell))[1].lower() for cell in filled)
-    votes = Counter[str]()
-    for suffix, number in suffixes.items():
-        votes[SUFFIX_KINDS.get(suffix, "text")] += number
-    kind, number = votes.most_common(1)[0]
-    if number > len(filled) / 2:
+    named = [SUFFIX_KINDS.get(os.path.splitext(_file_part(cell))[1].lower(), "") for cell in filled]
+    votes: dict[str, float] = defaultdict(float, Counter(kind for kind in named if kind))
+    unnamed = [cell for cell, kind in zip(filled, named, strict=True) if not kind]
+    looked_at = unnamed[:: -(-len(unnamed) // LOOKED_AT) or 1]
+    for cell in looked_at:
+        votes[kind_of_file(cell)] += len(unnamed) / len(looked_at)
+    kind = max(votes, key=lambda kind: votes[kind])
+    if votes[kind] > len(filled) / 2:
         return kind
     return "text" if votes["text"] >= len(filled) / 2 else ""
 
@@ -237,8 +238,8 @@ def _file_part(ref: str) -> str:
 class _Resolver:
     """Says whether files lie below the root, links resolved; folders are resolved once."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, allow_outside: bool):
+        self.root, self.allow_outside = root, allow_outside
         self.real_root = os.path.realpath(root)
         self._real_folder = cache(os.path.realpath)
 
@@ -248,8 +249,28 @@ class _Resolver:
             real = os.path.realpath(file)
         return os.path.commonpath([real, self.real_root]) == self.real_root
 
+    def look_up(self, name: str) -> tuple[bool, bool]:
+        """(below the root, a file); a name that can be none, too long or with a NUL, is no file."""
+        try:
+            return self.below(self.root / name), (self.root / name).is_file()
+        except (OSError, ValueError):
+            return True, False
 
-def _add(found: _common.Scan, row: dict[str, str], where: str, resolver: _Resolver, allow_outside: bool) -> list[str]:
+    def kind_of_file(self, cell: str) -> str:
+        """The kind of the file that a cell names; `text` where it names none, "" where its content says nothing."""
+        below, there = self.look_up(_file_part(cell))
+        if not there:
+            return "text"
+        if not below and not self.allow_outside:
+            return "text_file"  # not looked into; it will be refused
+        try:
+            with open(self.root / _file_part(cell), "rb") as file:
+                return kind_of_content(file.read(HEAD_BYTES))
+        except OSError:
+            return ""
+
+
+def _add(found: _common.Scan, row: dict[str, str], where: str, resolver: _Resolver) -> list[str]:
     """Add one row of the table; returns the paths that lead outside of the root."""
     split = row.get("split", "").lower()
     if split and split not in SPLIT_WORDS:
@@ -263,11 +284,8 @@ def _add(found: _common.Scan, row: dict[str, str], where: str, resolver: _Resolv
             continue
         name = _file_part(cell)
         file = resolver.root / name
-        try:
-            below, there = resolver.below(file), file.is_file()
-        except (OSError, ValueError):  # a name too long or with a NUL is no file
-            below, there = True, False
-        if not below and not allow_outside:
+        below, there = resolver.look_up(name)
+        if not below and not resolver.allow_outside:
             outside.append(cell)
         elif not there:
             found.problem("missing", row["id"], modality, name, f"no such file ({where})")

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mla_cli import registry
+from mla_cli.data import splits
+from mla_cli.data.split_files import read_split_file
 from mla_cli.data.store import Store
 from mla_cli.engine.data import complete
 from mla_cli.engine.run import latest
@@ -88,12 +90,53 @@ def recipe_for_dataset(
                 f"recipe `{candidates[0]}` is for dataset `{recipe.dataset.name}`, not `{name}`",
                 f"run `mla prepare {recipe.dataset.name} --recipe {candidates[0]}`",
             )
-        return recipe
-    return load_recipe(None, overrides, flags, base={"name": name, "dataset": {"name": name}})
+    else:
+        recipe = load_recipe(None, overrides, flags, base={"name": name, "dataset": {"name": name}})
+    check_split(name, recipe)
+    return recipe
 
 
-def table_options(name: str, table: Path | None, modality: Sequence[str] | None, allow_outside: bool) -> dict[str, Any]:
-    """The keywords that `datasets/table.py` needs from the command line, and --allow-outside for any."""
+def check_split(name: str, recipe: Recipe) -> None:
+    """Raise MlaError for a protocol that the data set does not offer and for lists that cannot be read.
+
+    Before hours of decoding; what lists and data have in common is seen afterwards.
+    """
+    protocols = registry.load("datasets", name).PROTOCOLS
+    protocol, lists = recipe.dataset.protocol, recipe.dataset.split_file
+    if protocol is not None and protocol not in protocols:
+        raise MlaError(f"`{name}` has no protocol `{protocol}`", registry.did_you_mean(protocol, list(protocols)))
+    if lists is not None:
+        read_split_file(lists)
+    elif protocol == "file":
+        raise splits.unknown_protocol(protocol, protocols)
+
+
+def class_names(name: str, classes: str) -> str | list[str]:
+    """What `--classes` says: one of the data set's own lists, or the lines of a file. Raises MlaError otherwise."""
+    module = registry.load("datasets", name)
+    if not hasattr(module, "CLASS_LISTS"):
+        raise MlaError(f"`--classes` does not go with `{name}`", "its classes are the same in all its releases")
+    if classes in module.CLASS_LISTS:
+        return classes
+    path = Path(classes)
+    if not path.is_file():
+        known = ", ".join(f"`{known}`" for known in module.CLASS_LISTS)
+        raise MlaError(f"no class list `{classes}`", f"choose one of {known}, or name a file with one class a line")
+    try:
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        names = []
+    if not names:
+        raise MlaError(f"no class in `{path}`", "write one class a line, UTF-8")
+    return names
+
+
+def scan_options(
+    name: str, table: Path | None, modality: Sequence[str] | None, allow_outside: bool, classes: str | None = None
+) -> dict[str, Any]:
+    """The keywords of the data set's `scan` that the command line gives, and --allow-outside for any."""
+    if classes is not None:
+        return scan_options(name, table, modality, allow_outside) | {"classes": class_names(name, classes)}
     if name != "table":
         if table is not None or modality:
             raise MlaError(

@@ -143,7 +143,10 @@ def load_data(recipe: Recipe, store: Store, aligned: bool = False) -> Data:
     side, notes = sides(recipe, store)
     rows = store.positions(modalities)
     keep = (rows >= 0).any(1) & (side != "")
-    splits.check_classes(side[keep], index["label"].to_numpy()[keep], store.classes)
+    try:
+        splits.check_classes(side[keep], index["label"].to_numpy()[keep], store.classes)
+    except MlaError as error:  # lists that do not fit are the likely reason
+        raise MlaError(error.message, "\n".join([error.hint, *notes])) from None
     ids, groups = index["id"].to_numpy(object), index["group"].to_numpy(object)
     found: dict[str, Samples] = {}
     report = leakage(index, side, modalities)

@@ -160,7 +160,8 @@ def parse_request(
         try:
             parsed.append(text if "=" in text else float(text))
         except ValueError:
-            raise MlaError(f"`--missing-rate {text}` is not a number", "write a fraction such as 0.3") from None
+            hint = "write a fraction such as 0.3; for several rates repeat the option"
+            raise MlaError(f"`--missing-rate {text}` is not a number", hint) from None
     given = list(patterns or ("kept_one",))
     if any(isinstance(rate, str) for rate in parsed) and given != ["per_modality"]:
         shown = ", ".join(rates or ())

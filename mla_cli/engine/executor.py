@@ -11,6 +11,7 @@ import inspect
 import multiprocessing as mp
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +177,7 @@ class _Worker:
 def _serve(function: str, connection: Connection) -> None:
     """A worker's life: import once, then task after task until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     while True:
         try:
@@ -183,6 +185,14 @@ def _serve(function: str, connection: Connection) -> None:
                 connection.send_bytes(message)
         except (EOFError, OSError):
             return  # the parent is gone
+
+
+def _end_with_the_parent() -> None:
+    """End this worker as soon as its parent has died (`kill -9`): it would write into what the next run takes up."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # files appear whole or not at all
 
 
 def _messages(function: str, pickled: bytes) -> Iterator[memoryview]:

@@ -102,8 +102,17 @@ def missing_grid(recipe: Recipe, seeds: Sequence[int], train_rates: Sequence[flo
 
 
 def custom_grid(recipe: Recipe, over: Sequence[tuple[str, list[Any]]], seeds: Sequence[int]) -> Grid:
-    """The product of `--over key=v1,v2` values on top of the recipe."""
-    settings = []
+    """The product of `--over key=v1,v2` values on top of the recipe.
+
+    Raises MlaError for a key or a value given twice: of two equal settings one would be lost.
+    """
+    keys = [key for key, _ in over]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise MlaError(f"`--over {twice}` is given twice", f"name all its values once: `--over {twice}=v1,v2`")
+    if "seed" in keys:  # every setting is trained with every seed of the plan
+        raise MlaError("`seed` is no axis of the grid", "write `--seeds 0,1,2`")
+    settings: list[Setting] = []
     for values in itertools.product(*(choices for _, choices in over)):
         content = recipe.model_dump()
         for (key, _), value in zip(over, values, strict=True):
@@ -113,6 +122,8 @@ def custom_grid(recipe: Recipe, over: Sequence[tuple[str, list[Any]]], seeds: Se
         read = variant.model_dump()  # as the schema reads the values: a bare `off` is false in YAML
         label = ", ".join(f"{key.split('.')[-1]}={reduce(getitem, key.split('.'), read)}" for key, _ in over)
         settings.append(Setting(label, variant, variant.fusion.rule or default_rule(variant)))
+        if [setting.label for setting in settings].count(label) > 1:
+            raise MlaError(f"setting `{label}` stands twice in the grid", "give `--over` different values")
     return Grid("over", settings, list(seeds))
 
 

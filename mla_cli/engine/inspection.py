@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from mla_cli import registry
 from mla_cli.data.features import row_dtype, row_shape
-from mla_cli.data.leakage import leakage_lines
+from mla_cli.data.leakage import leakage_lines, leaks_into_test
 from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import Store
-from mla_cli.engine.data import complete, load_data
+from mla_cli.engine.data import complete, leakage, load_data
 from mla_cli.engine.events import Note, Progress, Steps
 from mla_cli.engine.executor import default_workers
 from mla_cli.engine.prepare import feature_specs, raw_root, resolved, scan_raw
 from mla_cli.engine.reading import FILE_TIMEOUT, Batch, Trial, run_batches
+from mla_cli.errors import MlaError
+from mla_cli.files import write_json_if_other
 from mla_cli.schema import FeatureSpec, Recipe
 
 CHECK_WORK = "mla_cli.engine.reading:check_batch"
@@ -133,14 +136,41 @@ def time_samples(
 
 
 def split_report(store_path: Path, recipe: Recipe) -> dict[str, Any]:
-    """Sizes of the splits under the recipe's protocol, and its leakage report."""
+    """Sizes of the splits under the recipe's protocol, and its leakage report; that of every protocol is stored."""
     store = Store.open(store_path)
     recipe = complete(recipe, store)
     data = load_data(recipe, store)
+    reports = leakage_of_protocols(store, recipe) | {data.protocol: data.facts["leakage"]}
+    about = {"split_seed": recipe.dataset.split_seed, "fold": recipe.dataset.fold}
+    write_json_if_other(store_path / "leakage.json", {**about, "protocols": reports})
+    others = {p: leaks_into_test(report) for p, report in reports.items() if p != data.protocol and "leaks" in report}
     return {
         "protocol": data.protocol,
         "splits": {split: len(samples) for split, samples in data.splits.items()},
         "distinct": {split: samples.distinct for split, samples in data.splits.items()},
         "pair_seed": data.facts.get("pair_seed"),
-        "lines": data.facts["split_notes"] + leakage_lines(data.facts["leakage"]),
+        "lines": [
+            *data.facts["split_notes"],
+            *leakage_lines(data.facts["leakage"]),
+            *(f"protocol {p} would leak: {lines[0]}" for p, lines in others.items() if lines),
+        ],
     }
+
+
+def leakage_of_protocols(store: Store, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Protocol -> its leakage report, or why it cannot be used here. Lists are not there to be reported on.
+
+    The fold is the recipe's where a protocol has it, else the first.
+    """
+    module, dataset = registry.load("datasets", store.manifest["dataset"]), recipe.dataset
+    reports: dict[str, dict[str, Any]] = {}
+    for protocol in (p for p in module.PROTOCOLS if p != "file"):
+        for fold in dict.fromkeys((dataset.fold, 0)):
+            try:
+                side = module.split(store.index, protocol, dataset.split_seed, fold)
+            except MlaError as error:
+                reports[protocol] = {"error": error.message}
+                continue
+            reports[protocol] = leakage(store.index, side, dataset.modalities or store.modalities)
+            break
+    return reports

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mla_cli.data.missing import subsets
+from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import whole_file
 
@@ -102,20 +103,26 @@ def _matrix(table: pa.Table, column: str, num_classes: int, path: Path) -> np.nd
     array = table.column(column).combine_chunks()
     if array.type != pa.list_(pa.float32(), num_classes):
         raise MlaError(
-            f"`{path}`: column `{column}` is {array.type}, not {num_classes} float32", "run `mla train` again"
+            f"`{path}`: column `{column}` is {array.type}, not {num_classes} float32", Run(path.parent).start_again
         )
     return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, num_classes)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read a predictions file. Raises MlaError for one that is absent or damaged."""
+    """Read a predictions file. Raises MlaError for one that is absent, damaged or none of ours."""
+    again = Run(path.parent).start_again
     if not path.is_file():
-        raise MlaError(f"no predictions at `{path}`", "train the run again with `mla train --force`")
+        raise MlaError(f"no predictions at `{path}`", again)
     try:
         table = pq.read_table(path, use_threads=False)
-        facts: dict[str, Any] = json.loads((table.schema.metadata or {})[b"mla"])
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise MlaError(f"cannot read `{path}`: {error}", "train the run again with `mla train --force`") from error
+        return _predictions(table, json.loads((table.schema.metadata or {}).get(b"mla", b"{}")), path)
+    except KeyError as error:
+        raise MlaError(f"cannot read `{path}`: it lacks {error}", again) from error
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        raise MlaError(f"cannot read `{path}`: {error}", again) from error
+
+
+def _predictions(table: pa.Table, facts: dict[str, Any], path: Path) -> Predictions:
     modalities, classes = facts["modalities"], facts["classes"]
     alone = {f"logits.{m}" for m in modalities}
     subsets = {
@@ -123,11 +130,14 @@ def read_predictions(path: Path) -> Predictions:
         for name in table.column_names
         if name.startswith("logits.") and name not in alone and name != "logits.fused"
     }
+    labels = table.column("label").to_numpy()
+    if len(labels) and not -1 <= labels.min() <= labels.max() < len(classes):  # -1: rows without labels
+        raise ValueError(f"label {labels.max()} is none of {len(classes)} classes")
     return Predictions(
         ids=table.column("id").to_numpy(),
         splits=table.column("split").to_numpy(),
         groups=table.column("group").to_numpy(),
-        labels=table.column("label").to_numpy(),
+        labels=labels,
         modalities=modalities,
         present=np.stack([table.column(f"present.{m}").to_numpy() for m in modalities], axis=1),
         logits=np.stack([_matrix(table, f"logits.{m}", len(classes), path) for m in modalities], axis=1),

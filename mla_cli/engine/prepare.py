@@ -7,26 +7,28 @@ moved into place when it is whole, so an interrupted `prepare` leaves an older s
 import hashlib
 import json
 import os
-import shutil
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mla_cli import registry
-from mla_cli.data.features import compute, row_dtype, row_shape, token_count
+from mla_cli.data.features import compute
 from mla_cli.data.manifest import Manifest, Problem, counts_of_bad, problems_table
 from mla_cli.data.media import BadMedia
-from mla_cli.data.store import FORMAT, Store, rows_per_shard
+from mla_cli.data.store import FORMAT, Store
+from mla_cli.engine.assemble import assemble_index, finish_store, move_into_place
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.reading import FILE_TIMEOUT
-from mla_cli.engine.run import remember, versions
-from mla_cli.engine.shards import HASHED, ShardTask, build_shards, shard_tasks, sidecar
+from mla_cli.engine.run import remember
+from mla_cli.engine.shards import build_shards, shard_tasks
 from mla_cli.errors import MlaError
-from mla_cli.files import json_text, make_folder, read_json, sha256, whole_file, write_json, write_text
+from mla_cli.files import FolderLock, empty_folder, whole_file
 from mla_cli.schema import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec, Recipe, Section
+
+LOOK_AGAIN = 0.2  # seconds between two looks whether another process has ended
 
 
 @dataclass
@@ -133,25 +135,54 @@ def prepare(
         reasons = "".join(f" (first problem: `{p.file}`: {p.reason})" for p in manifest.problems[:1])
         raise MlaError(f"no usable sample under `{root}`{reasons}", f"expected there:\n{module.TREE.rstrip()}")
     specs = resolved(feature_specs(manifest, recipe), manifest, root)
-    request = request_hash(manifest, specs)
-    if not force and (path / "manifest.json").is_file():
-        existing = Store.open(path)
-        if existing.manifest["request"] == request:
-            remember(data_dir, path.name)
-            return Prepared(path, name, False, existing.manifest["counts"], [], module.ATTRIBUTION)
+    plan = Plan(name, root, path, manifest, specs, request_hash(manifest, specs))
+    stored = None if force else request_of(path)
+    if stored == plan.request:
+        return found_ready(plan)
+    if stored is not None:
         yield Note(f"{path} was made from other data or another feature spec: building it again")
-    partial = path.with_name(f".{path.name}-{request[:12]}.partial")
+    lock = FolderLock(plan.partial)
+    if not lock.taken():
+        yield Note(f"another `mla prepare` is building {path}: waiting for it to end")
+        while not lock.taken():
+            time.sleep(LOOK_AGAIN)
+        if not force and request_of(path) == plan.request:
+            lock.release()
+            plan.partial.rmdir()  # made for the lock alone
+            return found_ready(plan)
+    with lock:
+        return (yield from build(plan, force, workers, max_bad, file_timeout))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built from what; `request` is its hash, `partial` the folder where it grows."""
+
+    name: str
+    root: Path
+    path: Path
+    manifest: Manifest
+    specs: dict[str, FeatureSpec]
+    request: str
+
+    @property
+    def partial(self) -> Path:
+        return self.path.with_name(f".{self.path.name}-{self.request[:12]}.partial")
+
+
+def build(plan: Plan, force: bool, workers: int | None, max_bad: float, file_timeout: float) -> Steps[Prepared]:
+    """Make the store, going on with what is in `plan.partial`, and move it into place; see `prepare`."""
+    name, path, partial, manifest, specs = plan.name, plan.path, plan.partial, plan.manifest, plan.specs
     if force:
-        shutil.rmtree(partial, ignore_errors=True)
-    make_folder(partial)
+        empty_folder(partial)
     if (partial / "manifest.json").is_file():  # killed between the last write and the move
         move_into_place(partial, path)
-        remember(data_dir, path.name)
-        return Prepared(path, name, True, Store.open(path).manifest["counts"], [], module.ATTRIBUTION)
-    tasks = shard_tasks(manifest, specs, root, partial)
+        return replace(found_ready(plan), built=True)
+    tasks = shard_tasks(manifest, specs, plan.root, partial)
     for leftover in partial.rglob(".*.tmp"):  # of killed processes; they would fill a disk
         leftover.unlink(missing_ok=True)
-    yield from build_shards(tasks, workers, getattr(module, "BUILT_IN", False), file_timeout)
+    trusted = getattr(registry.load("datasets", name), "BUILT_IN", False)
+    yield from build_shards(tasks, workers, trusted, file_timeout)
     problems, index, modalities = assemble_index(manifest, specs, tasks, partial)
     bad, total = counts_of_bad(problems, manifest)
     (partial / "problems.csv").unlink(missing_ok=True)  # of an earlier try
@@ -169,10 +200,20 @@ def prepare(
                 f"see `{partial / 'problems.csv'}`; mend them, or accept them with `--max-bad 1`; "
                 "what was built is kept",
             )
-    finish_store(partial, path, name, manifest, index, modalities, request)
-    remember(data_dir, path.name)
-    counts = read_json(path / "manifest.json")["counts"]
-    return Prepared(path, name, True, counts, problems, module.ATTRIBUTION)
+    finish_store(partial, path, name, manifest, index, modalities, plan.request)
+    return replace(found_ready(plan), built=True, problems=problems)
+
+
+def request_of(path: Path) -> str | None:
+    """What the store at a place was asked to be; None where there is none."""
+    return Store.open(path).manifest["request"] if (path / "manifest.json").is_file() else None
+
+
+def found_ready(plan: Plan) -> Prepared:
+    """The store that is there; the commands that follow take it."""
+    remember(plan.path.parent, plan.path.name)
+    counts, module = Store.open(plan.path).manifest["counts"], registry.load("datasets", plan.name)
+    return Prepared(plan.path, plan.name, False, counts, [], module.ATTRIBUTION)
 
 
 def resolved(specs: dict[str, FeatureSpec], manifest: Manifest, root: Path) -> dict[str, FeatureSpec]:
@@ -194,101 +235,3 @@ def request_hash(manifest: Manifest, specs: dict[str, FeatureSpec]) -> str:
     """What was asked for: the rows of the manifest and the feature specs."""
     content = [manifest.fingerprint(), {m: spec.model_dump() for m, spec in specs.items()}, FORMAT]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def assemble_index(
-    manifest: Manifest, specs: dict[str, FeatureSpec], tasks: list[ShardTask], partial: Path
-) -> tuple[list[Problem], pd.DataFrame, dict[str, Any]]:
-    """Join the sidecars: all problems, the index of the usable samples, and what `manifest.json` says per modality."""
-    problems = list(manifest.problems)
-    rows = manifest.rows
-    columns: dict[str, Any] = {}
-    modalities: dict[str, Any] = {}
-    number_of = {sample: i for i, sample in enumerate(rows["id"])}
-    for modality, spec in specs.items():
-        size = rows_per_shard(row_shape(spec), row_dtype(spec), int(rows[f"ref.{modality}"].notna().sum()))
-        row = np.full(len(rows), -1, np.int64)
-        length, count = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        total: list[list[float]] = [[0.0]] * len(rows)
-        squares: list[list[float]] = [[0.0]] * len(rows)
-        hashes = np.full(len(rows), None, object)
-        checksums, made = [], 0
-        for task in (t for t in tasks if t.modality == modality):
-            side = read_json(sidecar(task))
-            checksums.append(side["sha256"])
-            for offset, ((sample, _), fact) in enumerate(zip(task.refs, side["rows"], strict=True)):
-                if "problem" in fact:
-                    problems.append(Problem(*fact["problem"]))
-                    continue
-                i = number_of[sample]
-                row[i] = task.number * size + offset
-                length[i], count[i], hashes[i] = fact["length"], fact["count"], fact.get("hash")
-                total[i], squares[i] = fact["sum"], fact["sum_squares"]
-            made += len(task.refs)
-        columns |= {
-            f"row.{modality}": row,
-            f"length.{modality}": length,
-            f"sum.{modality}": total,
-            f"sum_squares.{modality}": squares,
-            f"count.{modality}": count,
-        }
-        if manifest.modalities[modality] in HASHED:
-            columns[f"hash.{modality}"] = hashes
-        modalities[modality] = {
-            "raw_kind": manifest.modalities[modality],
-            "spec": spec.model_dump(),
-            "shape": list(row_shape(spec)),
-            "dtype": str(np.dtype(row_dtype(spec))),
-            "rows": made,
-            "rows_per_shard": size,
-            "sha256": checksums,
-            "tokens": token_count(spec) if spec.kind == "text" else None,
-        }
-    # one kind of problem concerns rows that are not in the table: the first of two equal ids stays
-    bad = {p.id for p in problems if p.kind != "duplicate_id"}
-    index = pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)
-    return problems, index[~index["id"].isin(bad)].reset_index(drop=True), modalities
-
-
-def finish_store(
-    partial: Path,
-    path: Path,
-    name: str,
-    manifest: Manifest,
-    index: pd.DataFrame,
-    modalities: dict[str, Any],
-    request: str,
-) -> None:
-    """Write index and manifest, drop the sidecars, and move the store into place."""
-    with whole_file(partial / "index.parquet") as file:
-        index.to_parquet(file, index=False)
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "dataset": name,
-        "request": request,
-        "classes": list(manifest.classes),
-        "modalities": modalities,
-        "order": list(manifest.modalities),  # JSON objects are written sorted; the order of training is not
-        "counts": {"samples": len(index)} | {m: int((index[f"row.{m}"] >= 0).sum()) for m in modalities},
-        "versions": versions(("mla-cli", "numpy", "pillow", "av", "torch", "torchaudio")),
-        "index_sha256": sha256(partial / "index.parquet"),
-    }
-    facts = {key: content[key] for key in ("dataset", "classes", "modalities", "counts")}
-    # ids, labels, groups and splits count; a rebuilt parquet file of the same rows does not change the fingerprint
-    table = index[["id", "label", "group", "split"]].to_csv(index=False)
-    content["fingerprint"] = hashlib.sha256((json_text(facts) + table).encode()).hexdigest()
-    write_text(partial / "classes.txt", "".join(f"{c}\n" for c in manifest.classes))
-    write_json(partial / "manifest.json", content)
-    move_into_place(partial, path)
-
-
-def move_into_place(partial: Path, path: Path) -> None:
-    """Replace the store by a complete one. Readers that have the old one open keep reading it."""
-    for file in [*partial.glob("*/*.json"), *partial.rglob(".*.tmp")]:  # sidecars, and what killed processes left
-        file.unlink()
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(partial, path)
-    shutil.rmtree(old, ignore_errors=True)

@@ -65,7 +65,16 @@ class Run:
     def info(self) -> dict[str, Any]:
         """`run.json`, or an empty mapping where the run never started."""
         path = self.path / "run.json"
-        return read_json(path) if path.is_file() else {}
+        return read_json(path, self.start_again) if path.is_file() else {}
+
+    @property
+    def start_again(self) -> str:
+        """The hint for what is damaged beyond repair."""
+        return f"start the run again with `mla train --recipe {self.recipe_file} --run-dir {self.path.parent} --force`"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
 
     @property
     def state(self) -> str:
@@ -73,12 +82,16 @@ class Run:
         return self.info().get("state", "absent")
 
     def recipe(self) -> Recipe:
-        return load_recipe(str(self.path / "recipe.yaml"))
+        if not self.recipe_file.is_file():
+            raise MlaError(f"`{self.path}` has lost its `recipe.yaml`", "train it again with `mla train --force`")
+        return load_recipe(str(self.recipe_file))
 
     def refuse(self, resume: bool, force: bool) -> None:
         """Raise MlaError if the run is finished, or was interrupted and neither `resume` nor `force` is given."""
+        if force:  # what it holds may be damaged: do not look
+            return
         state = self.state
-        if force or state == "absent":
+        if state == "absent":
             return
         if state == "finished":
             raise MlaError(
@@ -97,10 +110,10 @@ class Run:
         Raises MlaError if it is finished already, or was interrupted and neither `resume` nor `force` is given.
         """
         self.refuse(resume, force)
-        if force and self.state != "absent":
+        if force and self.path.is_dir():
             shutil.rmtree(self.path)
         make_folder(self.path / "checkpoints")
-        write_text(self.path / "recipe.yaml", dump_yaml(recipe))
+        write_text(self.recipe_file, dump_yaml(recipe))
         if "error" in (left := self.info()):  # why it failed before; this is a new try
             write_json(self.path / "run.json", {key: value for key, value in left.items() if key != "error"})
         self.update(
@@ -133,12 +146,19 @@ class Run:
             raise unwritable(self.path / file, error) from error
 
     def history(self, file: str = "history.jsonl") -> list[dict[str, Any]]:
-        """All whole lines; a last line cut off by a crash is left out."""
+        """All whole lines; a last line cut off by a crash is left out. Raises MlaError for a damaged one."""
         path = self.path / file
         if not path.is_file():
             return []
-        lines = path.read_text("utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        rows = []
+        lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                rows.append(row | {"epoch": int(row["epoch"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise MlaError(f"{path}:{number}: not a line of this run's history", self.start_again) from error
+        return rows
 
     def keep_history(self, epochs: int) -> None:
         """Drop the lines after the first `epochs` epochs: they will be made again from the checkpoint."""
@@ -161,21 +181,27 @@ class Run:
             if old.name != name:
                 old.unlink()
 
+    def checkpoint_values(self, which: str) -> dict[str, Any]:
+        """The JSON values of a checkpoint, among them `tensors`, the name of its other file."""
+        path = self.path / "checkpoints" / f"{which}.json"
+        if not path.is_file():
+            raise MlaError(f"`{self.path}` has no checkpoint `{which}`", self.start_again)
+        values = read_json(path, self.start_again)
+        if not isinstance(values.get("tensors"), str):
+            raise MlaError(f"`{path}` names no file of tensors", self.start_again)
+        return values
+
     def load_checkpoint(self, which: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         """Tensors (on the CPU) and values of a checkpoint. Nothing pickled is read."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = self.path / "checkpoints"
-        if not (folder / f"{which}.json").is_file():
-            raise MlaError(f"`{self.path}` has no checkpoint `{which}`", "train it with `mla train`")
-        values = read_json(folder / f"{which}.json")
+        values = self.checkpoint_values(which)
+        path = self.path / "checkpoints" / values["tensors"]
         try:
-            return load_file(folder / values["tensors"]), values
+            return load_file(path), values
         except (OSError, SafetensorError) as error:
-            raise MlaError(
-                f"cannot read checkpoint `{folder / values['tensors']}`: {error}", "train again with `--force`"
-            ) from error
+            raise MlaError(f"cannot read checkpoint `{path}`: {error}", self.start_again) from error
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -198,7 +224,7 @@ def latest(folder: Path) -> str | None:
     path = folder / ".last"
     if not path.is_file():
         return None
-    name = path.read_text("utf-8").strip()
+    name = path.read_text("utf-8", errors="replace").strip()  # damaged, it names nothing
     return name if name and (folder / name).is_dir() else None
 
 

@@ -11,7 +11,9 @@ def fixed_weights(recipe: Recipe, modalities: Iterable[str]) -> list[float]:
     """`fusion.weights` in the modalities' order; where none are given the released values."""
     names = list(modalities)
     given = recipe.fusion.weights or fusion.released_weights(names)
-    unknown = [m for m in names if m not in given]
-    if unknown:
-        raise MlaError(f"`fusion.weights` has no weight for `{unknown[0]}`", "give one weight per modality")
+    missing, unknown = [m for m in names if m not in given], [m for m in given if m not in names]
+    if missing:
+        beside = f", but one for `{unknown[0]}`" if unknown else ""
+        hint = f"give one weight for each of {', '.join(names)}"
+        raise MlaError(f"`fusion.weights` has no weight for `{missing[0]}`{beside}", hint)
     return [given[m] for m in names]

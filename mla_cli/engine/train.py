@@ -14,6 +14,7 @@ import torch
 
 from mla_cli import registry
 from mla_cli.data.leakage import leaks_into_test
+from mla_cli.data.split_files import WARNING
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.devices import choose_device
 from mla_cli.engine.draws import STORED
@@ -23,7 +24,7 @@ from mla_cli.engine.predictions import join
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
-from mla_cli.files import read_json
+from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 
 SCORED = ("val", "test")
@@ -68,7 +69,7 @@ def train(
         if data.draw is not None:
             data.draw.write(run.path / STORED)
         if can_resume:
-            session.load_state(*run.load_checkpoint("last"))
+            restore(session, run)
         run.keep_history(session.progress.epoch)
         rounds = len(session.train_loader.rounds)
         yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
@@ -76,6 +77,8 @@ def train(
             yield Note(data.draw.line())
         for loaded in [] if can_resume else session.loaded:  # a checkpoint has replaced them
             yield Note(loaded.line()) if loaded.complete else warned(run, loaded.line())
+        for line in data.facts["split_notes"]:
+            yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":
@@ -95,9 +98,18 @@ def warned(run: Run, text: str) -> Note:
     return Note(text, warning=True)
 
 
+def restore(session: Session, run: Run) -> None:
+    """Take up the last checkpoint. Raises MlaError where something that resuming needs is not in it."""
+    checkpoint = run.load_checkpoint("last")
+    try:
+        session.load_state(*checkpoint)
+    except KeyError as error:
+        raise MlaError(f"checkpoint `last` of `{run.path}` lacks {error}", run.start_again) from error
+
+
 def tidy(run: Run) -> None:
     """Remove what a kill left behind: half-written files, and tensors that no checkpoint names any more."""
-    named = {read_json(file)["tensors"] for file in run.path.glob("checkpoints/*.json")}
+    named = {run.checkpoint_values(file.stem)["tensors"] for file in run.path.glob("checkpoints/*.json")}
     for file in [*run.path.glob("checkpoints/*.safetensors"), *run.path.rglob(".*.tmp")]:
         if file.name not in named:
             file.unlink()

@@ -3,9 +3,10 @@
     python tests/benchmarks/engine.py
 
 `mla` on the views mor + fou of `mfeat`, perceptrons, batches of 64, one torch thread. The engine runs training steps
-only (`Session.train_epoch`); validation, checkpoints and files are apart. The bare loop is what one would write in a
-script: tensors in memory, a permutation per epoch, the same optimiser class and settings, HGM in float64. Both are
-timed in turn and the medians compared. Exit code 1 if the engine takes more than `LIMIT` times as long.
+only (`Session.train_epoch` without `train.diagnostics`); validation, checkpoints and files are apart. The bare loop is
+what one would write in a script: tensors in memory, a permutation per epoch, the same optimiser class and settings, HGM
+in float64. Both are timed in turn and the medians compared. Exit code 1 if the engine takes more than `LIMIT` times as
+long.
 """
 
 import gc
@@ -32,7 +33,7 @@ RECIPE = {
     "dataset": {"name": "mfeat", "modalities": ["mor", "fou"]},
     "encoders": {"mor": {"name": "mlp"}, "fou": {"name": "mlp"}},  # two layers of 128 units
     "shared_width": 128,
-    "train": {"epochs": 1_000_000, "batch_size": 64, "lr": 0.001},
+    "train": {"epochs": 1_000_000, "batch_size": 64, "lr": 0.001, "diagnostics": False},
 }
 
 

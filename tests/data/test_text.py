@@ -1,5 +1,6 @@
 """Tokens: against values worked out by hand, in other processes, and against BERT's published examples."""
 
+import json
 import subprocess
 import sys
 import zlib
@@ -123,3 +124,33 @@ def test_a_vocabulary_that_cannot_be_used_is_named(tmp_path, content, message):
 def test_wordpiece_without_a_vocabulary_is_refused():
     with pytest.raises(MlaError, match="needs a vocabulary"):
         tokenize(TextSpec(tokens="wordpiece"), "hello")
+
+
+def tokenizer_folder(folder, **model):
+    """A folder with nothing but the `tokenizer.json` that newer releases of `transformers` write."""
+    folder.mkdir()
+    numbers = {token: number for number, token in enumerate(VOCABULARY)}
+    content = {"version": "1.0", "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": numbers} | model}
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return TextSpec(tokens="wordpiece", vocabulary=str(folder), length=16)
+
+
+def test_a_folder_with_a_tokenizer_json_alone_is_read(tmp_path, wordpiece):
+    spec = tokenizer_folder(tmp_path / "bert")
+    assert read_vocabulary(spec) == read_vocabulary(wordpiece)
+    assert tokenize(spec, "Unaffable running!") == tokenize(wordpiece, "Unaffable running!")
+    assert token_count(spec) == len(VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"type": "BPE", "vocab": {"a": 0}}, "holds a `BPE` tokenizer, only WordPiece is read"),
+        ({"continuing_subword_prefix": "@@"}, "only WordPiece is read"),
+        ({"vocab": ["a", "b"]}, "is no tokenizer with a vocabulary"),
+        ({"vocab": {"a": 0}}, r"has no `\[UNK\]`"),
+    ],
+)
+def test_other_tokenizers_are_refused(tmp_path, model, message):
+    with pytest.raises(MlaError, match=message):
+        read_vocabulary(tokenizer_folder(tmp_path / "other", **model))

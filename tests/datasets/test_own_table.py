@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from media_files import tone, write_audio, write_clip
 
 from mla_cli.data import splits
 from mla_cli.datasets import table
@@ -142,7 +143,62 @@ def test_a_column_of_mixed_files_needs_a_word(root):
     assert table.scan(root, path, kinds={"a": "audio"}).problems == []
 
 
+def test_files_whose_names_say_nothing_are_looked_into(root):
+    """`clips/17`, `17.dat`: taken for text, the names of the files would be what is trained on."""
+    files = {
+        "picture": b"\xff\xd8\xff\xe0",
+        "sound": write_audio(root / "x.wav", tone(0.2, 8000), 8000).read_bytes(),
+        "clip": write_clip(root / "x.flv", 0.2).read_bytes(),
+        "array": b"\x93NUMPY\1\0",
+        "page": "caf\u00e9 au lait".encode(),
+    }
+    lines = ["id,label," + ",".join(files) + ",title"]
+    for i in range(3):
+        for name, content in files.items():
+            (root / f"{name} {i}.dat").write_bytes(content)
+        lines.append(f"{i},x," + ",".join(f"{name} {i}.dat" for name in files) + f",title {i}")
+    manifest = table.scan(root, write(root, "\n".join(lines) + "\n"))
+    kinds = {"picture": "image", "sound": "audio", "clip": "video", "array": "vector", "page": "text_file"}
+    assert manifest.modalities == kinds | {"title": "text"}
+    assert manifest.problems == []
+    assert list(manifest.rows["ref.page"]) == [f"page {i}.dat" for i in range(3)]
+
+
+def test_a_file_that_says_nothing_needs_a_word(root):
+    for i in range(3):
+        (root / f"{i}.dat").write_bytes(b"\x00\x01\x02\x03")
+    path = write(root, "id,label,a\n" + "".join(f"{i},x,{i}.dat\n" for i in range(3)))
+    with pytest.raises(MlaError, match="column `a` holds files of several kinds or of none that is known") as error:
+        table.scan(root, path)
+    assert "--modality a=audio" in error.value.hint
+    assert table.scan(root, path, kinds={"a": "audio"}).problems == []
+
+
+def test_a_long_column_is_judged_by_some_of_its_cells(root, monkeypatch):
+    asked = []
+    monkeypatch.setattr(table._Resolver, "kind_of_file", lambda self, cell: asked.append(cell) or "text")
+    path = write(root, "id,label,a\n" + "".join(f"{i},x,text {i}\n" for i in range(1000)))
+    assert table.scan(root, path).modalities == {"a": "text"}
+    assert 32 <= len(asked) <= table.LOOKED_AT
+    assert int(asked[-1].split()[1]) > 900
+
+
 # ---------------------------------------------------------------- paths that leave the root
+
+
+@pytest.mark.parametrize("way", ["climb", "absolute", "link"])
+def test_a_column_of_files_outside_is_refused_whatever_their_names_are(root, tmp_path, way):
+    """As `../../etc/passwd`: a path without a telling extension is no text to train on either."""
+    (tmp_path / "passwd").write_text("root:x:0:0")
+    (root / "linked").symlink_to(tmp_path / "passwd")
+    cell = {"climb": "../passwd", "absolute": str(tmp_path / "passwd"), "link": "linked"}[way]
+    path = write(root, f"id,label,note\n1,x,{cell}\n2,x,{cell}\n")
+    with pytest.raises(MlaError, match=r"2 paths of .* lead outside of") as error:
+        table.scan(root, path)
+    assert f"(first: `{cell}`)" in error.value.message
+    assert "--allow-outside" in error.value.hint
+    assert table.scan(root, path, allow_outside=True).modalities == {"note": "text_file"}
+    assert table.scan(root, path, kinds={"note": "text"}).modalities == {"note": "text"}  # the words themselves
 
 
 @pytest.mark.parametrize("way", ["climb", "absolute", "link to a file", "link to a folder", "array row", "cut"])

@@ -259,3 +259,22 @@ def test_real_workers_train_and_report(mfeat_store, data_dir: Path, tmp_path: Pa
     assert run.name == whole.name
     assert run.predictions.read_bytes() == whole.predictions.read_bytes()  # one thread here and there
     assert any(isinstance(e, Progress) and e.done == e.total for e in events)
+
+
+@pytest.mark.parametrize(
+    ("over", "rates", "message"),
+    [
+        (["train.lr=0.1,0.01", "train.lr=0.2"], None, "`--over train.lr` is given twice"),
+        (["method.hgm=off,rls,off"], None, "setting `hgm=off` stands twice in the grid"),
+        (["seed=1,2"], None, "`seed` is no axis of the grid"),
+        ([], "0,0.9", "missing rate `0.9` cannot be met: it removes 173 of the 192 entries"),
+    ],
+)
+def test_what_would_lose_rows_is_refused_before_anything_is_trained(
+    mfeat_store, data_dir: Path, tmp_path: Path, in_process: list[str], over: list[str], rates: str, message: str
+) -> None:
+    with pytest.raises(MlaError) as error:
+        finish(ablate(plan(over, rates=rates), data_dir, tmp_path))
+    assert error.value.message.startswith(message)
+    assert error.value.hint
+    assert in_process == []

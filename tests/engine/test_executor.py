@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import active_children
@@ -32,6 +34,9 @@ def work(task: dict[str, Any]) -> Any:
             raise BrokenPipeError("of the task's own")
         case "pid":
             return os.getpid(), os.environ["OMP_NUM_THREADS"]
+        case "pid, then sleep":
+            Path(task["file"]).write_text(str(os.getpid()))
+            time.sleep(60)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "die once":
@@ -162,3 +167,31 @@ def test_leaving_early_ends_the_workers() -> None:
     assert active_children()
     running.close()  # type: ignore[attr-defined]
     assert not active_children()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process does anything; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
+    """`kill -9` of `mla prepare` alone: a worker that went on would write beside the next run."""
+    files = [tmp_path / "one", tmp_path / "two"]
+    tasks = [{"do": "pid, then sleep", "file": str(file)} for file in files]
+    code = f"from mla_cli.engine.executor import run_tasks; list(run_tasks({WORK!r}, {tasks!r}, 2))"
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    deadline = time.monotonic() + 60
+    while not all(file.exists() and file.read_text() for file in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int(file.read_text()) for file in files]
+    assert all(is_running(pid) for pid in workers)
+    parent.kill()
+    parent.wait()
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "the workers go on"
+        time.sleep(0.05)

@@ -142,3 +142,25 @@ def test_logits_of_another_number_of_classes_are_refused(tmp_path: Path) -> None
     predictions.write(tmp_path / "p.parquet")
     with pytest.raises(MlaError, match=r"column `logits.*` is .*not 2 float32"):
         read_predictions(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("damage", ["no metadata", "a list", "no classes", "no label", "no logits", "labels"])
+def test_a_parquet_file_that_lacks_something_is_refused(tmp_path: Path, damage: str) -> None:
+    made().write(tmp_path / "p.parquet")
+    table = pq.read_table(tmp_path / "p.parquet")
+    if damage == "no metadata":
+        table = table.replace_schema_metadata({})
+    elif damage == "a list":
+        table = table.replace_schema_metadata({"mla": "[]"})
+    elif damage == "no classes":
+        table = table.replace_schema_metadata({"mla": '{"modalities": ["audio"]}'})
+    elif damage == "labels":
+        place = table.schema.get_field_index("label")
+        table = table.set_column(place, "label", pa.array([77] * len(table), pa.int32()))
+    else:
+        alone = next(n for n in table.column_names if n.startswith("logits.") and "+" not in n)
+        table = table.drop_columns(["label" if damage == "no label" else alone])
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(MlaError, match="cannot read") as error:
+        read_predictions(tmp_path / "p.parquet")
+    assert f"--recipe {tmp_path / 'recipe.yaml'} --run-dir {tmp_path.parent} --force" in error.value.hint

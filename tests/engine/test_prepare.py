@@ -16,8 +16,8 @@ from mla_cli.data import store as stores
 from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import Store
 from mla_cli.datasets import emoji
+from mla_cli.engine import assemble, shards
 from mla_cli.engine import prepare as preparing
-from mla_cli.engine import shards
 from mla_cli.engine.events import Note, Progress
 from mla_cli.engine.prepare import Prepared, prepare, raw_root, same_spec
 from mla_cli.engine.run import latest
@@ -286,6 +286,43 @@ def test_dying_while_moving_loses_nothing(
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [".last", "emoji"]
 
 
+def until(steps: Generator[Any, None, Prepared], wanted: str) -> None:
+    """Go on until something with this text is said or shown."""
+    while wanted not in str(next(steps)):
+        pass
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_two_at_once_do_the_work_once(raw: Path, tmp_path: Path, force: bool) -> None:
+    first = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1)
+    until(first, "Progress")
+    second = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1, force=force)
+    until(second, f"another `mla prepare` is building {tmp_path / 'data' / 'emoji'}: waiting for it to end")
+    done, _ = outcome(first)
+    assert done.built
+    before = stamps(done.path)
+    late, _ = outcome(second)
+    assert (late.built, late.counts) == (force, done.counts)
+    assert (stamps(done.path) == before) != force
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [".last", "emoji"]
+
+
+def test_who_waits_goes_on_where_the_other_was_killed(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = stop_after(-1, monkeypatch)
+    first = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1)
+    until(first, f"done={64 * 2}")
+    second = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1)
+    until(second, "waiting")
+    first.close()
+    done, _ = outcome(second)
+    assert done.built
+    assert len(made) == 6  # no shard twice
+    whole, _ = build(raw, tmp_path / "whole")
+    assert content(done.path) == content(whole.path)
+
+
 # ---------------------------------------------------------------- bad samples
 
 
@@ -501,7 +538,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_versions(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = build(raw, tmp_path / "one")
-    monkeypatch.setattr(preparing, "versions", lambda *_: {"python": "4.0"})
+    monkeypatch.setattr(assemble, "versions", lambda *_: {"python": "4.0"})
     two, _ = build(raw, tmp_path / "two")
     first, second = Store.open(one.path), Store.open(two.path)
     assert first.manifest["versions"] != second.manifest["versions"]

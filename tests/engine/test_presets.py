@@ -114,7 +114,7 @@ def test_table1_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Pa
     assert (stored["p_holm"] >= stored["p"]).all()
     marks = significance_marks(stored)
     for row in first.rows[1:]:
-        assert row[3].endswith(marks.get(row[0], "")) if marks.get(row[0]) else "*" not in row[3]
+        assert row[3].endswith(marks.get(row[0], "")) if marks.get(row[0]) else row[3][-1] not in "†‡"
     assert [row[0] for row in budget.rows] == []  # one epoch has no last fifth
     tables.write_ablation(done)
     assert "| unimodal |" in (done.path / "results.md").read_text()
@@ -132,7 +132,7 @@ def test_marks_and_their_explanation() -> None:
             "seeds": 3,
         }
     )
-    assert significance_marks(found) == {"a": " **", "b": "", "c": " *"}
+    assert significance_marks(found) == {"a": " ‡", "b": "", "c": " †"}
     assert "50 test items in 20 groups" in significance_notes(found, FULL)[0]
     few = found.assign(p=float("nan"), p_holm=float("nan"), units=1)
     assert significance_marks(few) == {"a": "", "b": "", "c": ""}

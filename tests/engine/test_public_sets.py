@@ -1,5 +1,6 @@
 """From raw trees of the five public layouts to a table, through the command line; and what spoilt trees lead to."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def test_a_spoilt_tree_is_refused_with_a_list_and_admitted_when_told_so(name: st
     assert problems["kind"].value_counts().to_dict() == kinds
     assert problems["file"].str.len().min() > 0
     assert problems["reason"].str.len().min() > 0
+    assert f"\n{len(problems)} problems, with file and reason: data/{name}/problems.csv\n" in admitted.stdout
     index = Store.open(Path("data", name)).index
     lost = set(problems.loc[problems["kind"] != "duplicate_id", "id"])
     assert lost
@@ -156,3 +158,95 @@ def test_equal_files_on_two_sides_are_reported_and_training_warns() -> None:
     trained = mla("train", "--recipe", "mvsa_small", *how)
     assert trained.exit_code == 0
     assert f"warning: protocol random leaks: {shared[0]}" in trained.stderr
+
+
+def test_the_leakage_of_every_protocol_is_stored_and_what_would_leak_is_said() -> None:
+    raw_trees.make_cremad(Path("raw/cremad"), actors=6)
+    prepared = mla("prepare", "cremad", *smaller("cremad"))
+    assert re.search(r"^protocol random would leak: (\d) of \1 groups of test are in train too", prepared.stdout, re.M)
+    assert "groups are on one side only (train/val/test: 4/1/1)" in prepared.stdout
+    stored = json.loads(Path("data/cremad/leakage.json").read_text())
+    assert (stored["split_seed"], stored["fold"]) == (0, 0)
+    assert set(stored["protocols"]) == {"actor", "actor_fold", "random"}
+    for protocol, report in stored["protocols"].items():
+        shared = report["groups"]["group"]["train+test"]["count"]
+        assert (shared > 0) == (protocol == "random")
+        assert set(report["identical"]) == {"audio", "visual"}
+        assert sum(report["balance"]["test"].values()) == report["samples"]["test"] > 0
+
+    Path("test.csv").write_text("".join(f"100{a}_DFA_{e}_XX,{e}\n" for a in (1, 2) for e in raw_trees.EMOTIONS))
+    Path("train.csv").write_text("".join(f"100{a}_DFA_{e}_XX,{e}\n" for a in (3, 4, 5) for e in raw_trees.EMOTIONS))
+    assert mla("prepare", "cremad", "--split-file", "train.csv,test.csv", *smaller("cremad")).exit_code == 0
+    stored = json.loads(Path("data/cremad/leakage.json").read_text())
+    assert stored["protocols"]["file"]["groups"]["group"]["number"]["test"] == 2
+
+
+# ---------------------------------------------------------------- what is said before and after the work
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--protocol", "radnom"), "error: `mvsa` has no protocol `radnom`\nhint: did you mean `random`?"),
+        (
+            ("--protocol", "file"),
+            "error: protocol `file` needs a list of the splits\nhint: pass it with `--split-file LIST`",
+        ),
+        (("--split-file", "nowhere"), "error: no split list `nowhere`\n"),
+    ],
+)
+def test_a_split_that_cannot_be_made_is_refused_before_the_work(words: tuple[str, str], message: str) -> None:
+    raw_trees.make_mvsa(Path("raw/mvsa"))
+    for how in ((), ("--check",), ("--dry-run",)):
+        refused = mla("prepare", "mvsa", *words, *how)
+        assert refused.exit_code == 1
+        assert message in refused.stderr
+    assert not Path("data").exists()
+
+
+def write_lists(folder: str, train: range, test: range) -> str:
+    """QMF's form for train, MLA's for test; `gone` is on both lists and not on disk."""
+    Path(folder).mkdir()
+    lines = [f'{{"id": {i}, "img": "data/{i}.jpg", "text": "x", "label": ""}}' for i in [*train, 77777]]
+    Path(folder, "train.jsonl").write_text("\n".join(lines) + "\n")
+    Path(folder, "my_test.txt").write_text("".join(f"{i}.jpg label\n" for i in [*test, 77777]))
+    return folder
+
+
+def test_lists_that_do_not_fit_are_told_with_the_error_and_in_training() -> None:
+    raw_trees.make_mvsa(Path("raw/mvsa"))  # 1 to 6 positive, 7 to 12 neutral, 13 to 18 negative
+    facts = ("2 samples on a list but not on disk; first: 77777", "lists of different families are mixed")
+    lists = write_lists("bad", range(1, 13), range(13, 16))
+    bad = mla("prepare", "mvsa", "--split-file", lists, *smaller("mvsa"))
+    assert bad.exit_code == 1
+    assert "error: no sample of class `negative` in split `train`" in bad.stderr
+    assert all(fact in bad.stderr for fact in facts)
+
+    some = [i for i in range(1, 19) if i % 3]
+    lists = write_lists("good", some, [i for i in range(1, 19) if i % 3 == 0])  # type: ignore[arg-type]
+    good = mla("prepare", "mvsa", "--split-file", lists, *smaller("mvsa"))
+    assert good.exit_code == 0, good.stderr
+    assert all(fact in good.stdout for fact in facts)
+    short = ("--set", "train.epochs=1", "--set", "train.batch_size=8")
+    trained = mla("train", "--recipe", "mvsa_small", "--split-file", lists, *short, *smaller("mvsa"))
+    assert trained.exit_code == 0, trained.stderr
+    assert facts[0] in trained.stderr
+    assert f"warning: {facts[1]}" in trained.stderr
+
+
+def test_the_classes_of_kinetics_sounds_can_be_chosen() -> None:
+    raw_trees.make_kinetics(Path("raw/kinetics_sounds"), classes=("tickling", "strumming guitar", "zumba"))
+    how = ("prepare", "kinetics_sounds", "--dry-run")
+    assert "classes: tickling 8\n" in mla(*how).stdout
+    assert "classes: tickling 8, strumming guitar 8\n" in mla(*how, "--classes", "ks32").stdout
+    Path("my classes.txt").write_text("\ufeffZumba\n\n tickling\n", encoding="utf-8")
+    assert "classes: zumba 8, tickling 8\n" in mla(*how, "--classes", "my classes.txt").stdout
+    unknown = mla(*how, "--classes", "ks34")
+    assert unknown.exit_code == 1
+    assert (
+        "error: no class list `ks34`\nhint: choose one of `ks31`, `ks32`, or name a file with one class a line"
+        in unknown.stderr
+    )
+    Path("none.txt").write_bytes(b"\xff\xfe")
+    assert "error: no class in `none.txt`" in mla(*how, "--classes", "none.txt").stderr
+    assert "error: `--classes` does not go with `mvsa`" in mla("prepare", "mvsa", "--classes", "ks32").stderr

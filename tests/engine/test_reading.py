@@ -26,6 +26,7 @@ from mla_cli.engine.executor import TRIES
 from mla_cli.engine.reading import Batch, run_batches
 from mla_cli.errors import MlaError
 
+LIMIT = "2"  # seconds; a busy machine may take half a second for the first picture
 NAMES = ["a0", "b hang", "c0", "d crash", "e0", "f hang", "g0", "h trip", *(f"good {i}" for i in range(16))]
 
 
@@ -94,17 +95,17 @@ def mla(*arguments: str) -> Any:
 
 
 EXPECTED = {
-    "01": ("timeout", "b hang.jpg", "not read within 0.5 s"),
+    "01": ("timeout", "b hang.jpg", f"not read within {LIMIT} s"),
     "03": ("undecodable", "d crash.jpg", f"its decoder crashed (exit code {-signal.SIGSEGV}; out of memory?)"),
-    "05": ("timeout", "f hang.jpg", "not read within 0.5 s"),
+    "05": ("timeout", "f hang.jpg", f"not read within {LIMIT} s"),
 }
 
 
 def test_what_hangs_or_crashes_is_listed_and_the_rest_is_built(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "WORK", f"{__name__}:trapped_shard")
     begun = time.monotonic()
-    done = mla("prepare", "table", "--table", str(table), "--file-timeout", "0.5", "--max-bad", "1", "--workers", "1")
-    assert time.monotonic() - begun < 30
+    done = mla("prepare", "table", "--table", str(table), "--file-timeout", LIMIT, "--max-bad", "1", "--workers", "1")
+    assert time.monotonic() - begun < 120  # no trap was waited for
     assert "3 of 24 samples cannot be used (2 timeout, 1 undecodable)" in done.stderr
     assert done.exit_code == 0
     listed = pd.read_csv("data/my/problems.csv", dtype=str).set_index("id")
@@ -119,7 +120,7 @@ def test_what_hangs_or_crashes_is_listed_and_the_rest_is_built(table: Path, monk
 
 def test_a_check_survives_them_too(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "CHECK_WORK", f"{__name__}:trapped_check")
-    done = mla("prepare", "table", "--table", str(table), "--file-timeout", "0.5", "--check")
+    done = mla("prepare", "table", "--table", str(table), "--file-timeout", LIMIT, "--check")
     assert done.exit_code == 1
     lines = done.stdout.splitlines()
     found = lines[lines.index("3 problems") + 1 :]

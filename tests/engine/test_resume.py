@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from tiny import (
+    digits_recipe,
+    emoji_recipe,
     events_and_value,
     mfeat_recipe,
     run_bytes,
@@ -119,11 +121,25 @@ def test_killed_inside_an_epoch_and_resumed(
     assert started.first_epoch == (1 if call <= 6 else 2)
 
 
-@pytest.mark.parametrize("method", ["concat", "late"])
+SAVING = {"epochs": 2, "checkpoint_every": 1}
+OTHERS = {
+    "concat": lambda: rich(method={"name": "concat"}),
+    "late": lambda: rich(method={"name": "late"}),
+    # running statistics, and momentum, which nothing else keeps moving
+    "batch norm, sgd": lambda: emoji_recipe(
+        augment={"visual": {"shift": 1, "flip": True}}, train={**SAVING, "momentum": 0.9, "schedule": "step"}
+    ),
+    "unpaired, short streams": lambda: digits_recipe(train=SAVING),
+    "hgm on the update": lambda: mfeat_recipe(method={"hgm_apply": "update", "hgm_reset": "epoch"}, train=SAVING),
+    "missing, three views": lambda: mfeat_recipe(("mor", "fou", "zer"), train={**SAVING, "missing_rate": 0.3}),
+}
+
+
+@pytest.mark.parametrize("case", list(OTHERS))
 def test_killed_inside_an_epoch_other_methods(
-    mfeat_store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    mfeat_store, emoji_store, digits_store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    recipe = rich(method={"name": method})
+    recipe = OTHERS[case]()
     expected = run_bytes(trained(recipe, data_dir, tmp_path / "whole"))
     real, calls = BaseMethod.loss, []
 
@@ -250,6 +266,21 @@ def test_a_full_disk_fails_the_run_with_a_hint_and_it_resumes(
     done = trained(rich(), data_dir, tmp_path, resume=True)
     assert run_bytes(done) == whole
     assert "error" not in done.info()
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(mfeat_store, data_dir: Path, tmp_path: Path) -> None:
+    """As one written by another version might."""
+    from safetensors.torch import load_file, save_file
+
+    steps = train(rich(), data_dir, tmp_path, "cpu")
+    next(e for e in steps if isinstance(e, Epoch))
+    steps.close()
+    (run,) = [Run(path) for path in tmp_path.iterdir()]
+    (file,) = run.path.glob("checkpoints/last-*.safetensors")
+    save_file({k: v for k, v in load_file(file).items() if k != "extra.matrix"}, file)
+    with pytest.raises(MlaError, match=r"checkpoint `last` of .* lacks 'matrix'") as error:
+        trained(rich(), data_dir, tmp_path, resume=True)
+    assert error.value.hint == run.start_again
 
 
 def test_resume_with_nothing_to_resume_starts_the_run(mfeat_store, data_dir: Path, tmp_path: Path, whole: dict) -> None:

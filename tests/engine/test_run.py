@@ -252,6 +252,11 @@ def test_checkpoints_that_cannot_be_read(tmp_path: Path) -> None:
     tensors.unlink()
     with pytest.raises(MlaError, match="cannot read checkpoint"):
         run.load_checkpoint("last")
+    for content in ("{}", "[]", '{"tensors": 3}', "{"):
+        (run.path / "checkpoints/last.json").write_text(content)
+        with pytest.raises(MlaError, match=r"last\.json`") as caught:
+            run.load_checkpoint("last")
+        assert caught.value.hint == run.start_again
 
 
 # ---------------------------------------------------------------- finding runs
@@ -301,8 +306,37 @@ def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_damaged_run_file_is_named(tmp_path: Path) -> None:
     run, _ = claimed(tmp_path)
     (run.path / "run.json").write_text('{"state": "fin')
-    with pytest.raises(MlaError, match=r"run\.json` is not valid JSON"):
+    with pytest.raises(MlaError, match=r"run\.json` is not valid JSON") as caught:
         find_run(run.name, tmp_path)
+    assert f"--recipe {run.path / 'recipe.yaml'} --run-dir {tmp_path} --force" in caught.value.hint
+    (run.path / "run.json").write_text("[]")
+    with pytest.raises(MlaError, match=r"run\.json` holds no JSON object"):
+        find_run(run.name, tmp_path)
+    recipe = load_recipe(str(run.path / "recipe.yaml"))
+    assert not run.claim(recipe, "data", {}, resume=False, force=True)  # as the hint promises
+    assert run.state == "running"
+
+
+def test_a_run_without_its_recipe_says_so(tmp_path: Path) -> None:
+    run, _ = claimed(tmp_path)
+    (run.path / "recipe.yaml").unlink()
+    with pytest.raises(MlaError, match=r"has lost its `recipe\.yaml`"):
+        run.recipe()
+
+
+@pytest.mark.parametrize("line", ["junk", "{}", "[]", '{"epoch": "x"}', "3"])
+def test_a_damaged_line_of_history_is_named(tmp_path: Path, line: str) -> None:
+    run, _ = claimed(tmp_path)
+    run.append("history.jsonl", {"epoch": 1})
+    with open(run.path / "history.jsonl", "a") as lines:
+        lines.write(line + "\n")
+    with pytest.raises(MlaError, match=r"history\.jsonl:2: not a line of this run's history"):
+        run.keep_history(1)
+
+
+def test_a_damaged_note_of_the_latest_run_names_none(tmp_path: Path) -> None:
+    (tmp_path / ".last").write_bytes(b"\xff\xfe\n")
+    assert latest(tmp_path) is None
 
 
 def test_run_json_is_json(tmp_path: Path) -> None:
