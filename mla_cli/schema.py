@@ -5,9 +5,10 @@ Equations and the meaning of the method's keys: the paper (arXiv 2311.10707) and
 `core/fusion.py` and `data/missing.py`.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -139,6 +140,27 @@ class EncoderSection(OpenSection):
 
     name: str
     width: int | None = Field(None, ge=1)
+    weights: str | None = None  # a .safetensors, .pt or .pth file to start from
+    sha256: str | None = None  # what that file must be
+    strict: bool = True  # the file must fill 90 % of the parameters
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def none_is_no_file(cls, value: object) -> object:
+        return None if value == "none" else value
+
+    @field_validator("sha256")
+    @classmethod
+    def sha256_is_a_digest(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[0-9a-fA-F]{64}", value):
+            raise ValueError(f"must be 64 hexadecimal digits, got {value!r}; `sha256sum FILE` prints them")
+        return value and value.lower()
+
+    @model_validator(mode="after")
+    def sha256_is_of_a_file(self) -> "EncoderSection":
+        if self.sha256 is not None and self.weights is None:
+            raise ValueError("`sha256` is given without `weights`; name the file, or leave `sha256` out")
+        return self
 
 
 class HeadSection(Section):

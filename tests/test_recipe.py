@@ -278,7 +278,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 KINDS = ("image", "fbank", "log_stft", "video", "text", "vector")
 WHOLE = {
     "features": {kind: {"kind": kind} for kind in KINDS},
-    "encoders": {"image": {"name": "convnet"}},
+    "encoders": {"image": {"name": "convnet", "weights": "file.pt"}},
     "augment": {"image": {}},
     "fusion": {"weights": {"image": 0.5}},
 }
@@ -311,6 +311,7 @@ def changed(keys: tuple[str, ...], annotation: Any) -> Recipe | None:
         "mlp",
         "late",
         "x",
+        "0" * 64,
         True,
         False,
         1,

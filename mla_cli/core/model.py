@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mla_cli import registry
+from mla_cli.core.weights import Loaded, load_weights
 from mla_cli.errors import MlaError
 from mla_cli.schema import EncoderSection
 from mla_cli.seeding import derive
@@ -69,6 +70,16 @@ def build_encoders(
     return nn.ModuleDict(
         {m: build_encoder(m, sections[m], shapes[m], token_counts.get(m), width, seed) for m in shapes}
     )
+
+
+def load_pretrained(encoders: nn.ModuleDict, sections: Mapping[str, EncoderSection]) -> list[Loaded]:
+    """Fill every encoder that has a `weights` file, in place; its adapter stays as initialised."""
+    found = []
+    for m, section in sections.items():
+        if section.weights is not None:
+            convert = getattr(registry.load("encoders", section.name), "convert", None)
+            found.append(load_weights(m, section, encoders.get_submodule(f"{m}.network"), convert))
+    return found
 
 
 def has_batch_norm(module: nn.Module) -> bool:

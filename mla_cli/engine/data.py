@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mla_cli import registry
+from mla_cli.core.weights import weights_digest
 from mla_cli.data import splits
 from mla_cli.data.leakage import leakage_report
 from mla_cli.data.samples import Samples, pair_by_class, unpaired
@@ -198,8 +199,14 @@ def leakage(index: pd.DataFrame, side: np.ndarray, modalities: Sequence[str]) ->
 
 
 def run_fingerprint(recipe: Recipe, store: Store) -> str:
-    """The data's part of a run's hash: the store's fingerprint, and the content of split lists where they are used."""
-    if recipe.dataset.split_file is None:
-        return store.fingerprint
-    listed = [(e.stem, e.split) for e in read_split_file(recipe.dataset.split_file).entries]
-    return hashlib.sha256(repr((store.fingerprint, listed)).encode()).hexdigest()
+    """The part of a run's hash that lies in files: the store's fingerprint; where used, split lists and weights.
+
+    recipe: a completed one. Raises MlaError for a weights file that is not there, or not the one of its `sha256`.
+    """
+    parts: list[Any] = [store.fingerprint]
+    if recipe.dataset.split_file is not None:
+        parts.append([(e.stem, e.split) for e in read_split_file(recipe.dataset.split_file).entries])
+    digests = [(m, weights_digest(m, section)) for m, section in recipe.encoders.items() if section.weights is not None]
+    if digests:
+        parts.append(digests)
+    return store.fingerprint if len(parts) == 1 else hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mla_cli import registry
 from mla_cli.core.method import BaseMethod, Context
-from mla_cli.core.model import build_encoders, has_batch_norm
+from mla_cli.core.model import build_encoders, has_batch_norm, load_pretrained
 from mla_cli.data.augment import check_augment
 from mla_cli.data.loader import SplitLoader, TrainLoader
 from mla_cli.data.order import Rounds
@@ -54,7 +54,7 @@ class Session:
         self.stores = data.stores()
         for m, settings in recipe.augment.items():
             check_augment(m, self.stores[m].kind, settings)
-        self.method = self.build_method()
+        self.method = self.build_method(training)
         self.optimizers = self.build_optimizers()
         self.method.optimizers = self.optimizers
         self.base_rates = {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
@@ -69,11 +69,12 @@ class Session:
                 self.diagnostics = Diagnostics(self.method, train, data.train_present, held, recipe.seed)
         self.method.blanks = self.blanks
 
-    def build_method(self) -> BaseMethod:
+    def build_method(self, pretrained: bool) -> BaseMethod:
         recipe, data = self.recipe, self.data
         tokens = {m: data.store.manifest["modalities"][m]["tokens"] for m, s in self.stores.items() if s.kind == "text"}
         shapes = {m: store.shape for m, store in self.stores.items()}
         encoders = build_encoders(recipe.encoders, shapes, tokens, recipe.shared_width, recipe.seed)
+        self.loaded = load_pretrained(encoders, recipe.encoders) if pretrained else []  # a checkpoint needs no file
         context = Context(
             modalities=list(data.modalities),
             encoders=encoders,

@@ -61,6 +61,8 @@ def train(
     run.refuse(resume, force)
     session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
     check_subsets(session)
+    if session.loaded:
+        facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
     can_resume = run.claim(recipe, fingerprint, facts, resume, force)
     with run.failing():
         tidy(run)
@@ -73,6 +75,8 @@ def train(
         yield Started(str(run.path), recipe.train.epochs, rounds, session.progress.epoch + 1, can_resume)
         if data.draw is not None:
             yield Note(data.draw.line())
+        for loaded in [] if can_resume else session.loaded:  # a checkpoint has replaced them
+            yield Note(loaded.line()) if loaded.complete else warned(run, loaded.line())
         for line in data.facts["split_notes"]:
             yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):

@@ -1,0 +1,225 @@
+"""Pretrained weights of an encoder from a file: read without running anything, matched by name, and told in full.
+
+A file is safetensors (`.safetensors`) or a checkpoint of torch (`.pt`, `.pth`), of which only tensors and plain
+containers are read (`weights_only=True`). Nothing is ever downloaded. An encoder file may define
+`convert(tensors, network) -> tensors`, which maps the names and shapes of other layouts to its own.
+
+Importing this module imports no torch: a run's hash needs the file's digest, not its tensors.
+"""
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mla_cli.errors import MlaError
+from mla_cli.files import sha256
+from mla_cli.schema import EncoderSection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+LEAST = 0.9  # share of an encoder's parameters, by element count, that a file must fill unless `strict: false`
+NO_STATE_DICT = "a state dict maps names to tensors, alone or under `model` or `state_dict`"
+SHOWN = 4  # so many names of a list are told in a line; all of them stand in run.json
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a weights file. Names of tensors, in order; other_shape: also those of another kind of number.
+
+    share: the part of the encoder's parameters that the file filled, by element count.
+    """
+
+    modality: str
+    path: str
+    sha256: str
+    share: float
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    other_shape: list[str]
+    complete: bool  # nothing was left as initialised, but for batch normalisation's counters
+
+    def facts(self) -> dict[str, Any]:
+        """For `run.json`."""
+        names = ("path", "sha256", "share", "matched", "missing", "unexpected", "other_shape")
+        return {name: getattr(self, name) for name in names}
+
+    def differences(self) -> str:
+        """The first names of every kind that did not match; empty where all did."""
+        lists = {"missing": self.missing, "other shape": self.other_shape, "unexpected": self.unexpected}
+        return "; ".join(f"{len(names)} {kind}: {first(names)}" for kind, names in lists.items() if names)
+
+    def line(self) -> str:
+        """What to tell the user once."""
+        found = f"{len(self.matched)} tensors, {self.share:.1%} of its parameters, from `{self.path}`"
+        return f"weights of {self.modality}: {found}" + (f" ({more})" if (more := self.differences()) else "")
+
+
+def first(names: list[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def weights_file(modality: str, section: EncoderSection) -> Path:
+    """The file that `encoders.MODALITY.weights` names. Raises MlaError if it cannot be weights."""
+    key, path = f"encoders.{modality}.weights", Path(section.weights or "").expanduser()
+    if not path.is_file():
+        hint = "give a path to a .safetensors, .pt or .pth file; nothing is downloaded"
+        raise MlaError(f"`{key}`: no file `{path}`", hint)
+    if path.suffix not in SUFFIXES:
+        hint = f"a weights file ends in {', '.join(SUFFIXES)}"
+        raise MlaError(f"`{key}`: cannot tell what `{path}` holds from its name", hint)
+    return path
+
+
+def check_digest(modality: str, section: EncoderSection, digest: str) -> None:
+    """Raise MlaError where `encoders.MODALITY.sha256` is given and is not the file's."""
+    if section.sha256 not in (None, digest):
+        raise MlaError(
+            f"`encoders.{modality}.weights`: the sha256 of `{section.weights}` is `{digest}`, not `{section.sha256}`",
+            f"fetch the file again, or mend `encoders.{modality}.sha256` if you trust this one",
+        )
+
+
+def weights_digest(modality: str, section: EncoderSection) -> str:
+    """The sha256 of an encoder's weights file: its part of a run's hash."""
+    path = weights_file(modality, section)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
+    check_digest(modality, section, digest)
+    return digest
+
+
+def load_weights(
+    modality: str,
+    section: EncoderSection,
+    network: "nn.Module",
+    convert: "Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]] | None" = None,
+) -> Loaded:
+    """Fill a network, in place, with the tensors of its weights file that have its names and shapes.
+
+    Raises MlaError, before the network is touched, for a file that is not what it says, that holds values which are not
+    finite, or that fills less than 90 % of the parameters while `strict` is true.
+    """
+    import torch
+
+    path = weights_file(modality, section)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
+    digest = hashlib.sha256(content).hexdigest()  # of the very bytes that are loaded
+    check_digest(modality, section, digest)
+    tensors = read_tensors(path, content)
+    given = dict(tensors if convert is None else convert(tensors, network))
+    own = network.state_dict()
+    matched = [n for n, value in own.items() if n in given and fits(given[n], value)]
+    other_shape = [
+        f"{n} {describe(given[n])} for {describe(value)}"
+        for n, value in own.items()
+        if n in given and not fits(given[n], value)
+    ]
+    missing = [n for n in own if n not in given]
+    for name in matched:
+        if not bool(given[name].float().isfinite().all()):  # as what it will be; 8-bit numbers have no isfinite
+            raise MlaError(f"`{path}` holds values in `{name}` that are not finite", "fetch or make the file again")
+    sizes = {n: parameter.numel() for n, parameter in network.named_parameters()}
+    filled = sum(sizes.get(n, 0) for n in matched)
+    loaded = Loaded(
+        modality=modality,
+        path=str(path),
+        sha256=digest,
+        share=filled / max(sum(sizes.values()), 1),
+        matched=matched,
+        missing=missing,
+        unexpected=[n for n in given if n not in own],
+        other_shape=other_shape,
+        complete=not other_shape and not any(own[n].is_floating_point() for n in missing),
+    )
+    if section.strict and filled < LEAST * sum(sizes.values()):
+        raise MlaError(
+            f"`encoders.{modality}.weights`: `{path}` fills {loaded.share:.1%} of the parameters of `{section.name}`: "
+            + loaded.differences(),
+            f"give a checkpoint of this encoder, or load what fits with `encoders.{modality}.strict: false`",
+        )
+    with torch.no_grad():
+        for name in matched:
+            own[name].copy_(given[name])
+    return loaded
+
+
+def fits(given: "Tensor", own: "Tensor") -> bool:
+    """Whether a tensor can take another's place: equal shapes, and both numbers or both counts."""
+    return given.shape == own.shape and given.is_floating_point() == own.is_floating_point()
+
+
+def describe(tensor: "Tensor") -> str:
+    """Shape and kind of a tensor: `(64, 3, 7, 7) float32`."""
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_tensors(path: Path, content: bytes) -> "dict[str, Tensor]":
+    """The named tensors of a file, on the CPU, without wrappers: `model`, `state_dict`, a `module.` before every name.
+
+    What lies beside a wrapped state dict (an optimiser, an epoch) is left. Raises MlaError for anything else.
+    """
+    from torch import Tensor, strided
+
+    found = read_safetensors(path, content) if path.suffix == ".safetensors" else read_torch(path, content)
+    while isinstance(found, Mapping):
+        inner = next((found[key] for key in ("model", "state_dict") if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, Mapping) or not found:
+        raise MlaError(f"`{path}` holds no state dict", NO_STATE_DICT)
+    for name, value in found.items():
+        plain = isinstance(value, Tensor) and value.layout == strided and not (value.is_meta or value.is_quantized)
+        if not plain:
+            raise MlaError(f"`{path}` holds no plain state dict: `{name}` is not a dense tensor", NO_STATE_DICT)
+    prefix = "module."  # torch's DataParallel puts it there
+    wrapped = all(str(name).startswith(prefix) for name in found)
+    return {str(name).removeprefix(prefix if wrapped else ""): value for name, value in found.items()}
+
+
+def read_safetensors(path: Path, content: bytes) -> Any:
+    """A file of the safetensors format. Raises MlaError for one that is not."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of number that torch lacks
+        raise MlaError(f"`{path}` is no safetensors file: {error}", "fetch or make the file again") from error
+
+
+def read_torch(path: Path, content: bytes) -> Any:
+    """A checkpoint of torch, of which nothing is executed. Raises MlaError for any file that needs more than that."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on old formats
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader lets any kind through for a damaged file
+        # torch's own text tells people to switch the safety off, so it is not shown
+        named = re.search(r"Unsupported (?:global|class): ?(?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
+        if named:
+            raise MlaError(
+                f"`{path}` holds more than tensors (`{named[1] or named[2]}`); Python objects in a file are never run",
+                "where you trust it, save its state dict alone, best as .safetensors",
+            ) from None
+        kind = type(error).__name__
+        raise MlaError(f"`{path}` is no checkpoint of torch, or a damaged one ({kind})", "fetch it again") from None
