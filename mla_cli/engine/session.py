@@ -1,6 +1,5 @@
 """A recipe and its data as live objects: method, optimisers, loaders, and the state that a checkpoint holds."""
 
-import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,20 +17,11 @@ from mla_cli.data.loader import SplitLoader, TrainLoader
 from mla_cli.data.order import Rounds
 from mla_cli.engine.data import Data
 from mla_cli.engine.diagnostics import Diagnostics
+from mla_cli.engine.learning_rate import learning_rate_factor
 from mla_cli.errors import MlaError
-from mla_cli.schema import AugmentSection, Recipe, TrainSection
+from mla_cli.schema import AugmentSection, Recipe
 
 LOSS_CHECK_ROUNDS = 50  # losses stay on the device; so often they are read and checked for NaN
-
-
-def learning_rate_factor(train: TrainSection, progress: float) -> float:
-    """What the base learning rate is multiplied by after `progress` epochs (a fraction inside an epoch)."""
-    warm = min(1.0, progress / train.warmup) if train.warmup > 0 else 1.0
-    if train.schedule == "step":
-        return warm * train.step_factor ** (int(progress) // train.step_epochs)
-    if train.schedule == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress / train.epochs)))
-    return warm
 
 
 @dataclass

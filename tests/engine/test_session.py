@@ -9,7 +9,8 @@ from safetensors.torch import load, save
 from tiny import frozen_copy, make_session, mfeat_recipe, optimizer_copy, same_bits
 
 from mla_cli.engine.devices import choose_device
-from mla_cli.engine.session import Session, learning_rate_factor
+from mla_cli.engine.learning_rate import learning_rate_factor
+from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
 from mla_cli.schema import TrainSection
 
