@@ -6,7 +6,9 @@ from mla_cli.engine.evaluate import is_smoke
 from mla_cli.engine.history import chosen_epoch, history_rows, require_diagnostics
 from mla_cli.engine.history_figures import diagnostics_figure
 from mla_cli.engine.run import Run
-from mla_cli.render import Wide, percent, print_lines, print_tidy, print_wide, say
+from mla_cli.render import Wide, percent, say
+from mla_cli.tables import print_tables
+from mla_cli.wide import HEAD, HEAD_NOTE
 
 OF_A_MODALITY = {
     "train_accuracy": "train accuracy %",
@@ -18,14 +20,6 @@ OF_A_MODALITY = {
     "round_change": "round change",
 }
 OF_A_PAIR = {"head_cosine": "cosine of head gradients", "modality_gap": "modality gap"}
-OF_THE_HEAD = {
-    "hgm_eigenvalue_median": "median eigenvalue of P",
-    "hgm_eigenvalue_min": "smallest eigenvalue",
-    "hgm_asymmetry": "asymmetry",
-    "hgm_h_left": "|P h| / |h|",
-    "hgm_grad_ratio": "|g P| / |g|",
-    "head_leak": "head leak",
-}
 
 
 def number(value: float, name: str = "") -> str:
@@ -66,7 +60,7 @@ def diagnosis_tables(rows: pd.DataFrame, chosen: int, smoke: bool = False) -> li
     wanted = (
         table(at, f"{run}: each modality, epoch {chosen} of {last}", "modality", OF_A_MODALITY, notes),
         table(at, f"{run}: pairs of modalities, epoch {chosen}", "pair", OF_A_PAIR, pairs),
-        table(at, f"{run}: the shared head, epoch {chosen}", "part", OF_THE_HEAD, []),
+        table(at, f"{run}: the shared head, epoch {chosen}", "part", HEAD, [HEAD_NOTE]),
     )
     return [made for made in wanted if made is not None]
 
@@ -77,11 +71,5 @@ def print_diagnosis(run: Run, style: str, quiet: bool = False) -> None:
     require_diagnostics(run, rows)
     chosen = chosen_epoch(run)
     files = diagnostics_figure(rows, chosen, run.path)
-    if style in ("csv", "json"):
-        print_tidy(rows, style)
-    else:
-        for i, made in enumerate(diagnosis_tables(rows, chosen, is_smoke(run.recipe()))):
-            if i:
-                print_lines([""])
-            print_wide(made, style)
+    print_tables(diagnosis_tables(rows, chosen, is_smoke(run.recipe())), rows, style)
     say(f"every epoch: {' and '.join(str(file) for file in files)}, or --format csv", quiet)

@@ -4,47 +4,11 @@ import math
 
 import pandas as pd
 
-from mla_cli.engine import results
 from mla_cli.engine.ablate import Ablation
 from mla_cli.engine.budget import budgets
 from mla_cli.engine.history import history_rows
-from mla_cli.render import Wide, spread
-from mla_cli.wide import CAPTION, about, best_cells, difference, left_out
-
-# epoch-end diagnostics of the shared head, beside the accuracies of preset `hgm`
-HEAD = {
-    "hgm_eigenvalue_median": "median eigenvalue",
-    "hgm_eigenvalue_min": "smallest eigenvalue",
-    "hgm_asymmetry": "asymmetry",
-    "hgm_h_left": "|P h| / |h|",
-    "hgm_grad_ratio": "|g P| / |g|",
-    "head_leak": "head leak",
-}
-
-
-class Cells:
-    """Means and spreads over seeds of a grid's rows, complete modalities: by setting and output."""
-
-    def __init__(self, ablation: Ablation):
-        self.rows = ablation.rows[ablation.rows["metric"] == "accuracy"]
-        summary = results.over_seeds(self.rows, by=["setting"])
-        complete = summary[(summary["missing_rate"] == 0) | (summary["output"] != "fused")]
-        found = {(r.setting, r.output): r for r in complete.itertuples()}
-        self.outputs = [o for o in dict.fromkeys(self.rows["output"]) if o != "fused"] + ["fused"]
-        self.found = {key: (r.value, r.sd, int(r.n)) for key, r in found.items()}
-
-    def text(self, setting: str, output: str) -> str:
-        return spread(*self.found[setting, output]) if (setting, output) in self.found else ""
-
-    def value(self, setting: str, output: str) -> float:
-        return self.found.get((setting, output), (math.nan,))[0]
-
-    def seeds(self) -> str:
-        """`n = 3 training seeds`, and which rows have fewer."""
-        counts = {setting: n for (setting, _), (_, _, n) in self.found.items()}
-        most = max(counts.values())
-        fewer = ", ".join(f"{setting}: {n}" for setting, n in counts.items() if n < most)
-        return f"n = {most} training seeds" + (f" ({fewer})" if fewer else "")
+from mla_cli.render import Wide
+from mla_cli.wide import CAPTION, HEAD, HEAD_NOTE, Cells, about, best_cells, difference, left_out
 
 
 def table1_tables(ablation: Ablation) -> list[Wide]:
@@ -151,7 +115,7 @@ def hgm_tables(ablation: Ablation) -> list[Wide]:
     notes = [
         about(cells.rows),
         f"± is the sd over training seeds, {cells.seeds()}; diagnostics of the last epoch, mean over seeds",
-        "eigenvalues: of P's symmetric part; head leak: |dW h| / (|dW| |h|), h the previous modality's mean feature",
+        HEAD_NOTE,
         *left_out(ablation),
     ]
     columns = ["HGM", *cells.outputs, *HEAD.values()]

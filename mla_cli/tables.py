@@ -17,7 +17,7 @@ from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
 from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
 from mla_cli.standings import hgm_tables, table1_tables, table3_tables
-from mla_cli.wide import CAPTION, about, best_cells, difference, left_out
+from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, left_out
 
 PRESET_TABLES: dict[str, Callable[[Ablation], list[Wide]]] = {
     "missing": missing_tables,
@@ -78,25 +78,19 @@ def eval_tables(rows: pd.DataFrame) -> list[Wide]:
 
 def ablation_tables(ablation: Ablation) -> list[Wide]:
     """(1) accuracy alone and fused with the difference to the full method, (2) fused accuracy against missing rate."""
-    rows = ablation.rows[ablation.rows["metric"] == "accuracy"]
     if ablation.smoke:
         lines = [[name, what] for name, what in ablation.labels.items()]
         return [Wide("smoke run: every setting ran; its numbers are no results", ["setting", "what ran"], lines)]
     if ablation.grid in PRESET_TABLES:
         return PRESET_TABLES[ablation.grid](ablation)
-    summary = results.over_seeds(rows, by=["setting"])
-    complete = summary[(summary["missing_rate"] == 0) | (summary["output"] != "fused")]
-    outputs = [o for o in dict.fromkeys(rows["output"]) if o != "fused"] + ["fused"]
-    cells = {(r.setting, r.output): spread(r.value, r.sd, r.n) for r in complete.itertuples()}
-    values = {(r.setting, r.output): r.value for r in complete.itertuples()}
-    settings = list(ablation.labels)
-    seeds = {r.setting: int(r.n) for r in complete.itertuples() if r.output == "fused"}
+    cells, settings = Cells(ablation), list(ablation.labels)
+    rows, summary = cells.rows, cells.summary
     lines = [
-        [s, *(cells.get((s, o), "") for o in outputs), difference(rows, s, ablation.full), str(seeds.get(s, 0))]
+        [s, *(cells.text(s, o) for o in cells.outputs), difference(rows, s, ablation.full), str(cells.count(s))]
         for s in settings
     ]
-    best = best_cells([[values.get((s, o), math.nan) for o in outputs] for s in settings])
-    columns = ["setting", *outputs, f"fused - {ablation.full}", "seeds"]
+    best = best_cells([[cells.value(s, o) for o in cells.outputs] for s in settings])
+    columns = ["setting", *cells.outputs, f"fused - {ablation.full}", "seeds"]
     notes = [about(rows), "± is the sd over training seeds; the difference is paired by seed", *left_out(ablation)]
     tables = [Wide(f"{CAPTION}: each modality alone, and fused", columns, lines, notes, best)]
     fused = summary[(summary["output"] == "fused") & summary["missing_rate"].notna()]

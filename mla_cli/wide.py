@@ -5,10 +5,50 @@ import math
 import pandas as pd
 
 from mla_cli.data.rates import rate_text
+from mla_cli.engine import results
 from mla_cli.engine.ablate import Ablation
 from mla_cli.render import Wide, spread
 
 CAPTION = "accuracy in %"
+# diagnostics of the shared head in `history.jsonl`, and how they are called in tables
+HEAD = {
+    "hgm_eigenvalue_median": "median eigenvalue",
+    "hgm_eigenvalue_min": "smallest eigenvalue",
+    "hgm_asymmetry": "asymmetry",
+    "hgm_h_left": "|P h| / |h|",
+    "hgm_grad_ratio": "|g P| / |g|",
+    "head_leak": "head leak",
+}
+HEAD_NOTE = "eigenvalues: of P's symmetric part; head leak: |dW h| / (|dW| |h|), h the previous modality's mean feature"
+
+
+class Cells:
+    """Means and spreads over seeds of a grid's rows, complete modalities: by setting and output."""
+
+    def __init__(self, ablation: Ablation):
+        self.rows = ablation.rows[ablation.rows["metric"] == "accuracy"]
+        self.summary = results.over_seeds(self.rows, by=["setting"])  # at every missing rate
+        complete = self.summary[(self.summary["missing_rate"] == 0) | (self.summary["output"] != "fused")]
+        found = {(r.setting, r.output): r for r in complete.itertuples()}
+        self.outputs = [o for o in dict.fromkeys(self.rows["output"]) if o != "fused"] + ["fused"]
+        self.found = {key: (r.value, r.sd, int(r.n)) for key, r in found.items()}
+
+    def text(self, setting: str, output: str) -> str:
+        return spread(*self.found[setting, output]) if (setting, output) in self.found else ""
+
+    def value(self, setting: str, output: str) -> float:
+        return self.found.get((setting, output), (math.nan,))[0]
+
+    def count(self, setting: str) -> int:
+        """Training seeds of its fused accuracy; 0 where it has none."""
+        return self.found.get((setting, "fused"), (0, 0, 0))[2]
+
+    def seeds(self) -> str:
+        """`n = 3 training seeds`, and which rows have fewer."""
+        counts = {setting: n for (setting, _), (_, _, n) in self.found.items()}
+        most = max(counts.values())
+        fewer = ", ".join(f"{setting}: {n}" for setting, n in counts.items() if n < most)
+        return f"n = {most} training seeds" + (f" ({fewer})" if fewer else "")
 
 
 def about(rows: pd.DataFrame) -> str:

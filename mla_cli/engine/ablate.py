@@ -88,8 +88,9 @@ def ablate(
     Raises MlaError if every run failed; single failures are listed and the others go on.
     """
     yield from ensure_prepared(plan.recipe, data_dir)
-    recipe = complete(plan.recipe, open_store(plan.recipe, data_dir))
-    data = load_data(recipe, open_store(recipe, data_dir))
+    store = open_store(plan.recipe, data_dir)
+    recipe = complete(plan.recipe, store)
+    data = load_data(recipe, store)
     wanted = plan.default_rates()
     given = None if plan.rates is None else parse_rates_list(plan.rates)
     if given and plan.preset in COMPLETE:
@@ -124,12 +125,12 @@ def ablate(
         remember(run_dir, first)  # `mla eval` after an ablation takes the full method's first seed
     done = [Run(run_dir / name) for name in jobs if name not in failed]
     runs_of = {
-        setting.label: [run for seed in grid.seeds if (run := Run(run_dir / names[setting.label, seed])) in done]
+        setting.label: [Run(run_dir / n) for seed in grid.seeds if (n := names[setting.label, seed]) not in failed]
         for setting in grid.settings
     }
-    significance = None
+    significance, smoke = None, bool(table["smoke"].any())
     (path / "significance.csv").unlink(missing_ok=True)  # of an earlier call
-    if plan.significance and not bool(table["smoke"].any()):
+    if plan.significance and not smoke:
         fused = {s.label: s.rule for s in grid.settings if s.recipe.method.name != "unimodal"}
         significance = compare({label: runs_of[label] for label in fused if runs_of[label]}, fused, grid.full)
         results.write_csv(significance, path / "significance.csv")
@@ -141,7 +142,7 @@ def ablate(
         runs=done,
         reused=len(jobs) - len(todo),
         failed=failed,
-        smoke=bool(table["smoke"].any()),
+        smoke=smoke,
         grid=grid.name,
         runs_of=runs_of,
         significance=significance,

@@ -79,9 +79,7 @@ class Diagnostics:
         """Gradients are there, and nothing has moved yet. optimizers: the names about to step."""
         self._settle()
         moving = [m for m in self.method.modalities if f"encoder.{m}" in optimizers]
-        for m in moving:
-            if not self.is_sampled:
-                break
+        for m in moving if self.is_sampled else ():
             found = [p.grad for p in self.method.encoders[m].parameters() if p.grad is not None]
             self.norms.setdefault(m, []).append(torch.nn.utils.get_total_norm(found).detach().float())
         self.stepped = moving if self.losses else []

@@ -133,7 +133,7 @@ def common_facts(run: Run, recipe: Recipe, predictions: Predictions, split: str)
         "selected_on": recipe.train.select_on,
         "train_missing_rate": train_rate(recipe),
         "train_missing_pattern": recipe.train.missing_pattern if drawn else "",
-        "natural_absence": float(1 - predictions.of_split(split).present.mean()),
+        "natural_absence": float(1 - predictions.present[predictions.splits == split].mean()),
         "absent": recipe.train.absent,
         "impute": recipe.impute if predictions.subsets else "",
         "smoke": is_smoke(recipe),

@@ -125,7 +125,7 @@ def read_predictions(path: Path) -> Predictions:
 def _predictions(table: pa.Table, facts: dict[str, Any], path: Path) -> Predictions:
     modalities, classes = facts["modalities"], facts["classes"]
     alone = {f"logits.{m}" for m in modalities}
-    subsets = {
+    mixed = {
         frozenset(filter(None, name.removeprefix("logits.").split("+"))): _matrix(table, name, len(classes), path)
         for name in table.column_names
         if name.startswith("logits.") and name not in alone and name != "logits.fused"
@@ -141,7 +141,7 @@ def _predictions(table: pa.Table, facts: dict[str, Any], path: Path) -> Predicti
         modalities=modalities,
         present=np.stack([table.column(f"present.{m}").to_numpy() for m in modalities], axis=1),
         logits=np.stack([_matrix(table, f"logits.{m}", len(classes), path) for m in modalities], axis=1),
-        subsets=subsets,
+        subsets=mixed,
         facts=facts,
     )
 

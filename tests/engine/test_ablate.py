@@ -1,7 +1,6 @@
 """`ablate`: a grid of runs, trained in workers, reused, and read into tables. One test starts real worker processes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -9,37 +8,13 @@ import pytest
 from tiny import events_and_value, finish, mfeat_recipe, trained
 
 from mla_cli import tables
-from mla_cli.engine import ablate as engine
 from mla_cli.engine.ablate import Ablation, Plan, ablate
 from mla_cli.engine.data import complete
 from mla_cli.engine.events import Note, Progress
-from mla_cli.engine.executor import TaskDone, TaskEvent
 from mla_cli.engine.grids import custom_grid, default_grid, parse_over
 from mla_cli.engine.results import COLUMNS, over_seeds
 from mla_cli.engine.run import Run, latest
 from mla_cli.errors import MlaError
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Work in this process in place of workers; the names of the recipes' methods, one for each task done."""
-    done: list[str] = []
-
-    def run_tasks(function: str, tasks: list, workers: int | None = None) -> Iterator[TaskEvent | TaskDone]:
-        assert function == "mla_cli.engine.ablate:train_one"
-        for index, task in enumerate(tasks):
-            done.append(task[0]["method"]["name"])
-            try:
-                for event in engine.train_one(task):
-                    yield TaskEvent(index, event)
-            except MlaError as error:
-                yield TaskDone(index, error=error)
-            else:
-                yield TaskDone(index)
-
-    monkeypatch.setattr(engine, "run_tasks", run_tasks)
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-    return done
 
 
 def plan(over: list[str] = (), seeds: tuple[int, ...] = (0, 1), rates: str | None = "0,0.3", **changes) -> Plan:

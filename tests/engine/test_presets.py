@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from test_ablate import in_process, plan  # noqa: F401
+from test_ablate import plan
 from tiny import finish, mfeat_recipe
 
 from mla_cli import registry, tables
@@ -78,7 +78,7 @@ def test_hgm_has_every_variant_reset_and_application(recipe) -> None:
     assert len(set(keys)) == len(keys) == 13  # three variants x 2 x 2, and `off`
 
 
-def test_an_unknown_preset_names_the_nearest(recipe, data_dir: Path, tmp_path: Path, in_process) -> None:  # noqa: F811
+def test_an_unknown_preset_names_the_nearest(recipe, data_dir: Path, tmp_path: Path, in_process) -> None:
     with pytest.raises(MlaError, match="no preset named `tabel1`") as error:
         preset_grid("tabel1", recipe, [0], [])
     assert error.value.hint == "did you mean `table1`?"
@@ -90,7 +90,7 @@ def trained_preset(name: str, data_dir: Path, folder: Path, seeds: tuple[int, ..
     return finish(ablate(asked, data_dir, folder))
 
 
-def test_table1_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:  # noqa: F811
+def test_table1_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:
     done = trained_preset("table1", data_dir, tmp_path)
     assert not done.failed
     first, budget = tables.ablation_tables(done)
@@ -131,7 +131,7 @@ def test_complete_modalities_are_always_among_the_rates(
     mfeat_store,
     data_dir: Path,
     tmp_path: Path,
-    in_process,  # noqa: F811
+    in_process,
 ) -> None:
     asked = plan(seeds=(0,), rates="0.2", **ONE)
     asked.preset = "table3"
@@ -148,7 +148,7 @@ def test_settings_without_a_finished_run_are_named(
     mfeat_store,
     data_dir: Path,
     tmp_path: Path,
-    in_process,  # noqa: F811
+    in_process,
 ) -> None:
     """`sum` and all that need two modalities fail on one."""
     done = trained_preset("table1", data_dir, tmp_path, seeds=(0,), dataset={"modalities": ["fou"]})
@@ -157,7 +157,7 @@ def test_settings_without_a_finished_run_are_named(
     assert "sum, film, bigated" in note and "late" not in note and FULL not in note
 
 
-def test_rows_with_fewer_seeds_are_named(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:  # noqa: F811
+def test_rows_with_fewer_seeds_are_named(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:
     done = trained_preset("table3", data_dir, tmp_path)
     done.rows = done.rows[(done.rows["setting"] != "DF") | (done.rows["seed"] == 0)]
     (table,) = tables.ablation_tables(done)
@@ -186,7 +186,7 @@ def test_marks_and_their_explanation() -> None:
     assert significance_notes(found.iloc[:0], FULL) == [f"nothing to compare with {FULL}"]
 
 
-def test_table3_and_hgm_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:  # noqa: F811
+def test_table3_and_hgm_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:
     (three,) = tables.ablation_tables(trained_preset("table3", data_dir, tmp_path))
     assert sorted(in_process) == ["mla"] * 4  # DF costs no training
     assert [row[:2] for row in three.rows] == [["", ""], ["✓", ""], ["", "✓"], ["✓", "✓"]]
