@@ -90,7 +90,9 @@ class ModalityStore:
         return shards
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Gather rows: int (n,) -> (n, *shape), a copy in the order asked for."""
+        """Gather rows: int (n,) -> (n, *shape), a copy in the order asked for; zeros of a modality that nobody has."""
+        if not self.shards:
+            return np.zeros((len(rows), *self.shape), self.dtype)
         if len(self.shards) == 1:
             return self.shards[0][rows]
         out = np.empty((len(rows), *self.shape), self.dtype)

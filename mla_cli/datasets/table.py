@@ -65,7 +65,7 @@ def scan(
     _check_header(path, header, labelled)
     columns = {name: [row[i].strip() for _, row in cells] for i, name in enumerate(header)}
     resolver, outside = _Resolver(root, allow_outside), list[str]()
-    found.modalities = _modalities(found, columns, dict(kinds or {}), resolver)
+    found.modalities = _modalities(found, columns, dict(kinds or {}), resolver, labelled)
     for i, (number, _) in enumerate(cells):
         row = {name: values[i] for name, values in columns.items()}
         where = f"{path.name}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {number}"
@@ -179,7 +179,7 @@ def _check_header(path: Path, header: list[str], labelled: bool) -> None:
 
 
 def _modalities(
-    found: _common.Scan, columns: dict[str, list[str]], kinds: dict[str, str], resolver: "_Resolver"
+    found: _common.Scan, columns: dict[str, list[str]], kinds: dict[str, str], resolver: "_Resolver", labelled: bool
 ) -> dict[str, str]:
     """Modality -> kind, in the table's order."""
     names = [name for name in columns if name not in RESERVED]
@@ -195,7 +195,9 @@ def _modalities(
         # Modality names become folders and parts of column names such as `logits.audio+text`.
         if not re.fullmatch(r"\w[\w-]*", name):
             raise MlaError(f"column `{name}` cannot name a modality", "use letters, digits, `_` and `-` only")
-        if any(columns[name]):
+        if not labelled and name in kinds:  # a trained model's modality, though every row may lack it
+            modalities[name] = kinds[name]
+        elif any(columns[name]):
             modalities[name] = kinds.get(name) or kind_of(columns[name], resolver.kind_of_file)
             if not modalities[name]:
                 raise MlaError(

@@ -152,6 +152,19 @@ def test_a_row_may_lack_a_modality(runs, tmp_path: Path) -> None:
     np.testing.assert_allclose(fused[2], found.logits[2, 0])
 
 
+def test_all_rows_may_lack_one_and_the_same_modality(runs, tmp_path: Path) -> None:
+    """Vectors, whose width nothing in the table tells."""
+    given, out = tmp_path / "given.parquet", tmp_path / "out.parquet"
+    finish(score_table(runs["mla"], write_table(tmp_path, [0, 1, 2]), RAW, given))
+    path = write_table(tmp_path, [0, 1, 2], **{f"mor_{row}": "" for row in range(3)})
+    finish(score_table(runs["mla"], path, RAW, out))
+    found = read_predictions(out)
+    assert found.present.tolist() == [[False, True]] * 3
+    np.testing.assert_array_equal(found.logits[:, 1], read_predictions(given).logits[:, 1])
+    fused = np.stack(pd.read_parquet(out)["logits.fused"].to_list())
+    np.testing.assert_allclose(fused, found.logits[:, 1])
+
+
 def test_a_unimodal_run_leaves_out_rows_without_its_modality(runs, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     finish(score_table(runs["unimodal"], write_table(tmp_path, [0, 1, 2], fou_1=""), RAW, out))
