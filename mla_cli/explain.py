@@ -7,7 +7,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from mla_cli import registry
-from mla_cli.schema import SPEC_OF_KIND, Recipe
+from mla_cli.schema import Recipe
+from mla_cli.specs import SPEC_OF_KIND
 
 
 def explain(item: Any) -> tuple[str, str]:

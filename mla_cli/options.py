@@ -18,3 +18,6 @@ Force = Annotated[bool, typer.Option("--force", help="Start again, replacing wha
 Format = Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
+
+DATA_DIR, RUN_DIR = Path("data"), Path("runs")
+SMOKE = ("train.epochs=1", "train.max_rounds=2", "train.batch_size=32", "dataset.limit=64")

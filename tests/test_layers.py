@@ -18,11 +18,23 @@ LONGEST = 300  # lines; a longer file holds two ideas
 
 # Lowest first; each may import its own level and those below.
 LEVELS = (
-    {"", "errors", "recipe", "explain", "registry", "schema", "seeding", "files"},
+    {"", "errors", "recipe", "explain", "registry", "schema", "seeding", "files", "specs"},
     {"core", "data", "encoders"},
     {"methods", "datasets"},
     {"engine"},
-    {"cli", "options", "render", "wide", "matrix", "diagnosis", "standings", "tables", "__main__"},
+    {
+        "cli",
+        "app",
+        "commands",
+        "options",
+        "render",
+        "wide",
+        "matrix",
+        "diagnosis",
+        "standings",
+        "tables",
+        "__main__",
+    },
 )
 
 

@@ -1,4 +1,4 @@
-"""One raw reference and a feature spec -> one array of fixed shape (the table of features: `schema.py`).
+"""One raw reference and a feature spec -> one array of fixed shape (the table of features: `specs.py`).
 
 `compute` is what `mla prepare` runs for every sample and modality, `check` the quicker look of `mla prepare --check`.
 Both raise `BadMedia` for anything wrong with the raw data, and `MlaError` only for a spec that cannot work at all.
@@ -29,7 +29,7 @@ from mla_cli.data.media import (
 )
 from mla_cli.data.text import read_text, token_count, tokenize
 from mla_cli.errors import MlaError
-from mla_cli.schema import (
+from mla_cli.specs import (
     FEATURES_OF_KIND,
     FbankSpec,
     FeatureSpec,

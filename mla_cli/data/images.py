@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mla_cli.data.references import BadMedia, Box, Source, decoding
-from mla_cli.schema import ImageSpec
+from mla_cli.specs import ImageSpec
 
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit for one picture (256 MiB as RGB), here an error and not a warning
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from mla_cli.errors import MlaError
 from mla_cli.files import read_json
-from mla_cli.schema import FeatureSpec, Section
+from mla_cli.specs import FeatureSpec, Section
 
 if TYPE_CHECKING:
     import pandas as pd

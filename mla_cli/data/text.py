@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mla_cli.data.media import BadMedia, Source, decoding, open_source
 from mla_cli.errors import MlaError
-from mla_cli.schema import TextSpec
+from mla_cli.specs import TextSpec
 
 MAX_TEXT_BYTES = 2**24  # of one text file
 LONGEST_WORD = 100  # characters; BERT's own limit for WordPiece

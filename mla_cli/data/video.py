@@ -12,7 +12,7 @@ import numpy as np
 from mla_cli.data.containers import SEEK_MARGIN, decode_from, is_late, open_stream, origin_of, refuse_frame, seek, timed
 from mla_cli.data.images import fit_picture
 from mla_cli.data.references import BadMedia, Box, Source
-from mla_cli.schema import VideoSpec
+from mla_cli.specs import VideoSpec
 
 MAX_PACKETS = 2**21  # looked at in one clip, to find its end and its key frames
 MAX_KEPT_BYTES = 2**24  # of packets between looking at a clip and decoding it; a longer one is opened twice

@@ -15,7 +15,7 @@ from mla_cli.data.store import FORMAT, rows_per_shard
 from mla_cli.engine.run import versions
 from mla_cli.engine.shards import HASHED, ShardTask, sidecar
 from mla_cli.files import json_text, read_json, sha256, whole_file, write_json, write_text
-from mla_cli.schema import FeatureSpec
+from mla_cli.specs import FeatureSpec
 
 
 def assemble_index(

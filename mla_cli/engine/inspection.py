@@ -19,7 +19,8 @@ from mla_cli.engine.prepare import feature_specs, raw_root, resolved, scan_raw
 from mla_cli.engine.reading import FILE_TIMEOUT, Batch, Trial, run_batches
 from mla_cli.errors import MlaError
 from mla_cli.files import write_json_if_other
-from mla_cli.schema import FeatureSpec, Recipe
+from mla_cli.schema import Recipe
+from mla_cli.specs import FeatureSpec
 
 CHECK_WORK = "mla_cli.engine.reading:check_batch"
 CHECK_ROWS = 64  # samples that a worker checks at a time

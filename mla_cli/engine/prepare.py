@@ -26,7 +26,8 @@ from mla_cli.engine.run import remember
 from mla_cli.engine.shards import build_shards, shard_tasks
 from mla_cli.errors import MlaError
 from mla_cli.files import FolderLock, empty_folder, whole_file
-from mla_cli.schema import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec, Recipe, Section
+from mla_cli.schema import Recipe
+from mla_cli.specs import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec, Section
 
 LOOK_AGAIN = 0.2  # seconds between two looks whether another process has ended
 

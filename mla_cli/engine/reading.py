@@ -15,7 +15,7 @@ from mla_cli.data.features import compute
 from mla_cli.data.media import BadMedia
 from mla_cli.engine.events import Progress
 from mla_cli.engine.executor import TRIES, Lost, TaskEvent, run_tasks
-from mla_cli.schema import FeatureSpec
+from mla_cli.specs import FeatureSpec
 
 FILE_TIMEOUT = 120.0  # seconds for one sample; the slowest sound files take about one
 UNTRUSTED = ("image", "audio", "video")  # kinds of modalities that decoders in C read

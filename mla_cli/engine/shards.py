@@ -19,7 +19,7 @@ from mla_cli.engine.events import Event, Progress
 from mla_cli.engine.executor import default_workers
 from mla_cli.engine.reading import FILE_TIMEOUT, UNTRUSTED, Batch, run_batches
 from mla_cli.files import read_json, sha256, whole_file, write_json
-from mla_cli.schema import FeatureSpec
+from mla_cli.specs import FeatureSpec
 
 if TYPE_CHECKING:  # pandas would take a third of a worker's start
     from mla_cli.data.manifest import Manifest

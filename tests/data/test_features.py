@@ -11,7 +11,7 @@ from mla_cli.data import features, text
 from mla_cli.data.features import BadMedia, check, compute, row_dtype, row_shape, token_count, vector_width
 from mla_cli.data.media import decode_audio, load_torchaudio
 from mla_cli.errors import MlaError
-from mla_cli.schema import FEATURES_OF_KIND, FbankSpec, ImageSpec, LogStftSpec, TextSpec, VectorSpec, VideoSpec
+from mla_cli.specs import FEATURES_OF_KIND, FbankSpec, ImageSpec, LogStftSpec, TextSpec, VectorSpec, VideoSpec
 
 
 def problem(*args) -> BadMedia:

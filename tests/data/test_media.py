@@ -29,7 +29,7 @@ from mla_cli.data import audio, containers, media, references, video
 from mla_cli.data.features import check, compute
 from mla_cli.data.manifest import PROBLEM_KINDS
 from mla_cli.data.media import BadMedia, decode_audio, decode_image, decode_sound, decode_video, parse_ref, resolve
-from mla_cli.schema import FbankSpec, ImageSpec, VectorSpec, VideoSpec
+from mla_cli.specs import FbankSpec, ImageSpec, VectorSpec, VideoSpec
 
 
 def kind_of(call, *args, **options) -> str:

@@ -11,7 +11,7 @@ import pytest
 from mla_cli.data import store as stores
 from mla_cli.data.store import ModalityStore, Store, moments, rows_per_shard
 from mla_cli.errors import MlaError
-from mla_cli.schema import VectorSpec
+from mla_cli.specs import VectorSpec
 
 rng = np.random.default_rng(0)
 

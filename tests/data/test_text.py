@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mla_cli.data.text import basic_words, ngrams, read_vocabulary, split_word, token_count, tokenize
 from mla_cli.errors import MlaError
-from mla_cli.schema import TextSpec
+from mla_cli.specs import TextSpec
 
 VOCABULARY = [
     "[PAD]",
@@ -61,7 +61,7 @@ def test_ngram_numbers_are_crc32_and_equal_in_a_process_with_another_hash_seed()
     here = tokenize(spec, "caf\u00e9 \U0001f600")
     assert here[0] == zlib.crc32("<caf\u00e9>".encode()) % 1000
     code = (
-        "from mla_cli.data.text import tokenize; from mla_cli.schema import TextSpec;"
+        "from mla_cli.data.text import tokenize; from mla_cli.specs import TextSpec;"
         "print(tokenize(TextSpec(buckets=1000), 'caf\\u00e9 \\U0001f600'))"
     )
     there = subprocess.run(

@@ -23,7 +23,8 @@ from mla_cli.engine.prepare import Prepared, prepare, raw_root, same_spec
 from mla_cli.engine.run import latest
 from mla_cli.errors import MlaError
 from mla_cli.recipe import validate
-from mla_cli.schema import ImageSpec, Recipe, TextSpec, VectorSpec
+from mla_cli.schema import Recipe
+from mla_cli.specs import ImageSpec, TextSpec, VectorSpec
 
 COUNT = 150  # samples of the small raw folder: three shards of 64 rows for each modality
 

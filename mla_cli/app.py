@@ -1,0 +1,68 @@
+"""The Typer application, and what every command shares: how errors and interruptions end it."""
+
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from mla_cli import __version__
+from mla_cli.errors import MlaError
+
+app = typer.Typer(
+    name="mla",
+    help="Multimodal learning by alternating unimodal adaptation (MLA, CVPR 2024).",
+    epilog="Start with: mla ablate",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that turns MlaError into two lines and exit code 1, and Ctrl-C into exit code 130."""
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(body)
+        def run(*args: Any, **options: Any) -> None:
+            from mla_cli import render
+
+            try:
+                body(*args, **options)
+            except MlaError as error:
+                if options.get("debug"):
+                    raise
+                render.fail(error)
+                raise typer.Exit(1) from error
+            except KeyboardInterrupt:
+                render.say(f"interrupted; what is finished is kept. To go on: {resuming(name)}")
+                raise typer.Exit(130) from None
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our pipe left: nothing more to say
+                raise typer.Exit(0) from None
+
+        group.command(name, epilog=f"Example: {example}")(run)
+        return run
+
+    return register
+
+
+def resuming(name: str) -> str:
+    """The command that goes on where this one was interrupted; only `train` has to be told that it may."""
+    words = ["mla", *sys.argv[1:]]
+    if name == "train":
+        words = [word for word in words if word not in ("--force", "--resume")] + ["--resume"]
+    return shlex.join(words)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"mla {__version__}")
+        raise typer.Exit

@@ -1,0 +1,65 @@
+"""`mla ablate`."""
+
+from typing import Annotated
+
+import typer
+
+from mla_cli.app import app, command
+from mla_cli.options import (
+    DATA_DIR,
+    RUN_DIR,
+    SMOKE,
+    DataDir,
+    Debug,
+    Device,
+    Format,
+    Quiet,
+    RecipeName,
+    RunDir,
+    Sets,
+    Smoke,
+)
+
+
+@command(app, "ablate", "mla ablate --recipe emoji --over method.hgm=off,rls --seeds 0,1,2")
+def ablate_command(
+    recipe: RecipeName = None,
+    sets: Sets = None,
+    over: Annotated[list[str] | None, typer.Option("--over", metavar="KEY=V1,V2", help="Grid axis; repeat.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="0,1,2 or 0..4.")] = "0,1,2",
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="A named grid: table1, table3, hgm or missing.")
+    ] = None,
+    significance: Annotated[
+        bool, typer.Option("--significance", help="Mark, in table1, what differs from MLA on the same test items.")
+    ] = False,
+    missing_rates: Annotated[str | None, typer.Option("--missing-rates", help="At test time: 0,0.2,0.4.")] = None,
+    mask_seeds: Annotated[str, typer.Option("--mask-seeds", help="Draws of the absences: 0..9 or 0,1,2.")] = "0..9",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default all cores.")] = None,
+    smoke: Smoke = False,
+    device: Device = "auto",
+    output_format: Format = "table",
+    data_dir: DataDir = DATA_DIR,
+    run_dir: RunDir = RUN_DIR,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods and switches over seeds; without options the whole story on built-in data."""
+    from mla_cli import render, tables
+    from mla_cli.engine import ablate as engine
+    from mla_cli.engine.choose import choose_recipe
+    from mla_cli.engine.grids import parse_over
+    from mla_cli.engine.numbers import parse_numbers
+
+    render.check_format(output_format)
+    if significance and preset != "table1":
+        raise typer.BadParameter("--significance marks the table of --preset table1")
+    chosen, why = choose_recipe(recipe or "emoji", data_dir, [*(sets or ()), *(SMOKE if smoke else ())])
+    render.say(why, quiet)
+    axes = [parse_over(text) for text in over or ()]
+    numbers, draws = parse_numbers(seeds, "--seeds"), parse_numbers(mask_seeds, "--mask-seeds")
+    plan = engine.Plan(chosen, axes, numbers, missing_rates, draws, preset, significance)
+    done = render.show(engine.ablate(plan, data_dir, run_dir, workers, device), quiet)
+    tables.write_ablation(done)
+    tables.print_ablation(done, output_format, quiet)
+    raise typer.Exit(1 if done.failed else 0)

@@ -1,0 +1,73 @@
+"""`mla eval`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mla_cli.app import app, command
+from mla_cli.options import DATA_DIR, RUN_DIR, DataDir, Debug, Format, Quiet, RunDir
+
+
+@command(app, "eval", "mla eval --missing-rate 0.1 --missing-rate 0.3")
+def eval_command(
+    run: Annotated[str | None, typer.Argument(help="Run folder or name; default: the latest.")] = None,
+    missing_rate: Annotated[
+        list[str] | None, typer.Option("--missing-rate", help="Fraction, or audio=0.5,text=0; repeat.")
+    ] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option("--pattern", help="kept_one, bernoulli, per_modality or subset; repeat.")
+    ] = None,
+    mask_seeds: Annotated[str, typer.Option("--mask-seeds", help="Draws of the absences: 0..9 or 0,1,2.")] = "0..9",
+    fusion: Annotated[
+        list[str] | None, typer.Option("--fusion", help="Fusion rule; repeat. Default: the run's.")
+    ] = None,
+    fusion_weights: Annotated[
+        str | None, typer.Option("--fusion-weights", help="For --fusion fixed: audio=0.6,text=0.4.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Score the run on another prepared set.")] = None,
+    table: Annotated[Path | None, typer.Option("--table", help="Score the rows of a table, labelled or not.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Where the paths in --table start.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Predictions of --table.")] = Path("predictions.parquet"),
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="What training did to each modality, epoch by epoch.")
+    ] = False,
+    output_format: Format = "table",
+    data_dir: DataDir = DATA_DIR,
+    run_dir: RunDir = RUN_DIR,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a finished run at any missing rate and fusion rule, from its stored predictions."""
+    from mla_cli import render, tables
+    from mla_cli.engine import evaluate as engine
+    from mla_cli.engine.run import find_run
+
+    render.check_format(output_format)
+    if "subset" in (pattern or ()) and missing_rate:
+        raise typer.BadParameter("pattern subset takes no rate: it scores every subset on the whole split")
+    chosen = find_run(run, run_dir)
+    render.say(f"evaluating {chosen.path}", quiet)
+    if diagnostics:
+        if missing_rate or pattern or fusion or dataset or table:
+            raise typer.BadParameter("--diagnostics shows the run's training: it goes with RUN and --format only")
+        from mla_cli.diagnosis import print_diagnosis
+
+        print_diagnosis(chosen, output_format, quiet)
+        return
+    if table is not None:
+        from mla_cli.engine.rescore import score_table
+
+        render.print_lines(render.show(score_table(chosen, table, root, out), quiet))
+        return
+    request = engine.parse_request(split, missing_rate, pattern, mask_seeds, fusion, fusion_weights)
+    predictions = None
+    if dataset is not None:
+        from mla_cli.engine.rescore import score_dataset
+
+        predictions = render.show(score_dataset(chosen, dataset, data_dir), quiet)
+    rows = engine.evaluate(chosen, request, predictions)
+    for warning in engine.warnings_of(request):
+        render.say(f"warning: {warning}")
+    tables.print_eval(rows, output_format)

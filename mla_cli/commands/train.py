@@ -1,0 +1,55 @@
+"""`mla train`."""
+
+from typing import Annotated
+
+import typer
+
+from mla_cli.app import app, command
+from mla_cli.options import (
+    DATA_DIR,
+    RUN_DIR,
+    SMOKE,
+    DataDir,
+    Debug,
+    Device,
+    Force,
+    Format,
+    Quiet,
+    RecipeName,
+    RunDir,
+    Sets,
+    Smoke,
+    SplitFile,
+)
+
+
+@command(app, "train", "mla train --recipe emoji --no-hgm --seed 1")
+def train_command(
+    recipe: RecipeName = None,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Training method.")] = None,
+    hgm: Annotated[bool | None, typer.Option("--hgm/--no-hgm", help="Head gradient modification on or off.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random choice.")] = None,
+    split_file: SplitFile = None,
+    sets: Sets = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    force: Force = False,
+    smoke: Smoke = False,
+    device: Device = "auto",
+    output_format: Format = "table",
+    data_dir: DataDir = DATA_DIR,
+    run_dir: RunDir = RUN_DIR,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train one run; without --recipe on the data set prepared last, or else the built-in one."""
+    from mla_cli import render, tables
+    from mla_cli.engine.choose import choose_recipe
+    from mla_cli.engine.train import train
+
+    render.check_format(output_format)
+    flags = {"method.name": method, "seed": seed, "dataset.split_file": split_file}
+    chosen, why = choose_recipe(recipe, data_dir, [*(sets or ()), *(SMOKE if smoke else ())], flags, hgm)
+    render.say(why, quiet)
+    run = render.show(train(chosen, data_dir, run_dir, device, resume=resume, force=force or smoke), quiet)
+    tables.write_markdown(run)
+    tables.print_run(run, output_format)
