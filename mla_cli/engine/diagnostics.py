@@ -81,7 +81,8 @@ class Diagnostics:
         moving = [m for m in self.method.modalities if f"encoder.{m}" in optimizers]
         for m in moving if self.is_sampled else ():
             found = [p.grad for p in self.method.encoders[m].parameters() if p.grad is not None]
-            self.norms.setdefault(m, []).append(torch.nn.utils.get_total_norm(found).detach().float())
+            if found:  # of a frozen encoder without adapter nothing trains
+                self.norms.setdefault(m, []).append(torch.nn.utils.get_total_norm(found).detach().float())
         self.stepped = moving if self.losses else []
 
     def _settle(self) -> None:
