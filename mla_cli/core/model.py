@@ -34,9 +34,10 @@ class Encoder(nn.Module):
         self.adapter: nn.Module = nn.Identity() if same else nn.Linear(int(network.width), width)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "Encoder":
-        super().train(mode)
-        if self.frozen:
-            self.network.eval()
+        if not self.frozen:
+            return super().train(mode)
+        self.training = mode
+        self.adapter.train(mode)
         return self
 
     def forward(self, inputs: Tensor) -> Tensor:
