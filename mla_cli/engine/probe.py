@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 READOUT = "linear probe"
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of the penalty, strongest first
 ENCODE_BATCH = 64
-MOST_STEPS = 1000  # of L-BFGS
+MOST_STEPS = 500  # of L-BFGS
 PRECISION = 1e-5  # largest entry of the gradient at which it stops: far below what moves an accuracy
 
 
@@ -194,19 +194,26 @@ def run_data(run: Run, data_dir: Path, own: Predictions) -> tuple[Recipe, Data]:
             f"it was trained on `{trained_in}`: add --data-dir {trained_in}",
         )
     store = open_store(recipe, data_dir)
-    again = f"prepare the run's data again with `{prepare_command(recipe, data_dir)}`, or train on what is there"
+    start = f"mla prepare {recipe.dataset.name}"
+    command = prepare_command(recipe.model_copy(update={"name": recipe.dataset.name}), data_dir)
+    command = command.replace(start, f"{start} --recipe {run.recipe_file}", 1)  # the run's own feature specs
+    again = f"prepare the run's data again with `{command}`, or train a run on what is there"
     if store.classes != own.facts["classes"]:
         raise changed(path, "the classes", again)
-    recipe = complete(recipe, store)
+    try:
+        recipe = complete(recipe, store)
+    except MlaError as error:  # a modality is gone, or was prepared with another feature spec
+        raise MlaError(error.message, again) from None
     data = load_data(recipe, store, aligned=registry.load("methods", recipe.method.name).Method.aligned)
     for split in SPLITS:
-        before, now = info["data"][split]["samples"], len(data.splits[split])
+        now = len(data.splits[split])
+        before = info.get("data", {}).get(split, {}).get("samples", now)  # an imported run was never trained here
         if before != now:
             raise changed(path, f"split `{split}` has {now} samples, not {before}", again)
         if split != "train" and own.of_split(split).ids.tolist() != data.splits[split].ids.tolist():
             raise changed(path, f"split `{split}` has other samples", again)
     known = info.get("store_fingerprint")
-    same = run_fingerprint(recipe, store) == info["data_fingerprint"] if known is None else store.fingerprint == known
+    same = store.fingerprint == known if known else run_fingerprint(recipe, store) == info.get("data_fingerprint")
     if not same:
         raise changed(path, "the ids, labels, groups or values of the samples", again)
     return recipe, data

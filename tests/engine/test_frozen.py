@@ -382,6 +382,12 @@ def test_a_run_that_began_with_other_networks_is_not_resumed(folder: Path, tmp_p
         trained(frozen_recipe(train={"epochs": 1}), folder, tmp_path, resume=True)
 
 
+def test_a_mistyped_key_is_recognised() -> None:
+    with pytest.raises(MlaError, match=r"unknown key `encoders.fou.frozn`") as error:
+        frozen_recipe(encoders={"fou": {"frozn": True}})
+    assert error.value.hint == "did you mean `encoders.fou.frozen`?"
+
+
 def test_what_is_off_is_said_and_kept(folder: Path, tmp_path: Path) -> None:
     noisy = frozen_recipe(augment={"fou": {"noise": 0.5}}, train={"epochs": 1})
     events, run = events_and_value(train(noisy, folder, tmp_path, "cpu"))

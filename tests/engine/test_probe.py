@@ -178,9 +178,15 @@ def changed(folder: Path, target: Path, **changes: Any) -> Path:
 def test_data_that_are_not_the_runs_are_named(run: Run, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MlaError, match="not what the run was trained on: the ids, labels, groups or values") as error:
         finish(probe(run, changed(folder, tmp_path / "one", fingerprint="0")))
-    assert "mla prepare mfeat" in str(error.value.hint) and f"--data-dir {tmp_path / 'one'}" in str(error.value.hint)
+    command = f"`mla prepare mfeat --recipe {run.recipe_file} --data-dir {tmp_path / 'one'}`"
+    assert command in str(error.value.hint)
     with pytest.raises(MlaError, match="trained on: the classes"):
         finish(probe(run, changed(folder, tmp_path / "two", classes=list("abcdefghij"))))
+    modalities = json.loads((folder / "mfeat" / "manifest.json").read_text())["modalities"]
+    modalities["fou"]["spec"]["width"] = 75
+    with pytest.raises(MlaError, match=r"another feature spec for `fou` \(width=75\)") as error:
+        finish(probe(run, changed(folder, tmp_path / "three", modalities=modalities)))
+    assert f"--recipe {run.recipe_file}" in str(error.value.hint)
     with pytest.raises(MlaError, match="the run's data are not under") as error:
         finish(probe(run, tmp_path / "none"))
     assert str(error.value.hint).endswith(f"add --data-dir {folder}")
