@@ -181,7 +181,8 @@ def check_plugins(recipe: Recipe) -> list[tuple[str, str]]:
             hint = registry.did_you_mean(encoder.name, known)
             problems.append((f"`{prefix}name`: no encoder named `{encoder.name}`", hint))
         else:
-            problems += registry.check_options("encoders", encoder.name, encoder.options(), prefix)
+            common = type(encoder).model_fields
+            problems += registry.check_options("encoders", encoder.name, encoder.options(), prefix, common)
     methods = registry.names("methods")
     if recipe.method.name not in methods:
         hint = registry.did_you_mean(recipe.method.name, methods)

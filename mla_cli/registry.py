@@ -9,6 +9,7 @@ import difflib
 import importlib
 import math
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -77,13 +78,18 @@ def summary(folder: str, name: str) -> str:
     return re.split(r"(?<!et al)\. ", paragraph)[0].rstrip(".") + "."
 
 
-def check_options(folder: str, name: str, given: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
-    """Problems of a plug-in's own keys as (message, hint); none if all are known and of the right type."""
+def check_options(
+    folder: str, name: str, given: dict[str, Any], prefix: str, common: Iterable[str] = ()
+) -> list[tuple[str, str]]:
+    """Problems of a plug-in's own keys as (message, hint); none if all are known and of the right type.
+
+    common: keys that all plug-ins of the folder have, to tell what a mistyped key was meant to be.
+    """
     # token_count comes from the text features, never from a recipe
     known, problems = {key: kept for key, kept in options(folder, name).items() if key != "token_count"}, []
     for key, value in given.items():
         if key not in known:
-            close = nearest(key, list(known))
+            close = nearest(key, [*known, *common])
             listed = "its own keys: " + ", ".join(f"`{own}`" for own in known) if known else "it has no keys of its own"
             hint = f"did you mean `{prefix}{close}`?" if close else f"`{name}`: {listed}"
             problems.append((f"unknown key `{prefix}{key}`", hint))

@@ -47,6 +47,7 @@ class EncoderSection(OpenSection):
     weights: str | None = None  # a .safetensors, .pt or .pth file to start from
     sha256: str | None = None  # what that file must be
     strict: bool = True  # the file must fill 90 % of the parameters
+    frozen: bool = False  # the network stays as it starts, its features are computed once; the adapter trains
 
     @field_validator("weights", mode="before")
     @classmethod

@@ -31,6 +31,7 @@ LEVELS = (
         "wide",
         "matrix",
         "diagnosis",
+        "probing",
         "standings",
         "tables",
         "__main__",

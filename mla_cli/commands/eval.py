@@ -33,6 +33,9 @@ def eval_command(
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="What training did to each modality, epoch by epoch.")
     ] = False,
+    linear_probe: Annotated[
+        bool, typer.Option("--linear-probe", help="How well a linear classifier reads each modality's features.")
+    ] = False,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
     run_dir: RunDir = RUN_DIR,
@@ -49,6 +52,14 @@ def eval_command(
         raise typer.BadParameter("pattern subset takes no rate: it scores every subset on the whole split")
     chosen = find_run(run, run_dir)
     render.say(f"evaluating {chosen.path}", quiet)
+    if linear_probe:
+        if missing_rate or pattern or fusion or dataset or table or diagnostics:
+            raise typer.BadParameter("--linear-probe reads the run's own data: it goes with RUN, --split and --format")
+        from mla_cli.engine.probe import probe
+        from mla_cli.probing import print_probe
+
+        print_probe(render.show(probe(chosen, data_dir, split), quiet), output_format)
+        return
     if diagnostics:
         if missing_rate or pattern or fusion or dataset or table:
             raise typer.BadParameter("--diagnostics shows the run's training: it goes with RUN and --format only")

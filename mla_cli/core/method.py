@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mla_cli.core.model import build_head
+from mla_cli.core.model import Encoder, build_head
 from mla_cli.errors import MlaError
 from mla_cli.schema import MethodSection
 from mla_cli.seeding import derive
@@ -86,6 +86,7 @@ class BaseMethod(nn.Module):
         self.modalities = context.modalities
         self.encoders = nn.ModuleDict({m: context.encoders[m] for m in context.modalities})
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.idle: tuple[str, ...] = ()  # groups without optimiser: nothing in them trains, such as a frozen encoder
         self.blanks: Mapping[str, Tensor] = {}  # modality -> its imputed input, from the session
         self.watch: Watch | None = None
         self.heads = self.build_heads()
@@ -159,12 +160,17 @@ class BaseMethod(nn.Module):
         return loss.detach()
 
     def update(self, *names: str) -> None:
-        """Step the named optimisers and clear (not zero) their gradients: a cleared gradient moves nothing later."""
+        """Step the named optimisers, all where none is named, and clear (not zero) their gradients.
+
+        A cleared gradient moves nothing later. Groups in which nothing trains may be named too.
+        """
+        names = names or (*self.optimizers, *self.idle)
         if self.watch is not None:
             self.watch.before_update(names)
         for name in names:
-            self.optimizers[name].step()
-            self.optimizers[name].zero_grad(set_to_none=True)
+            if name not in self.idle:
+                self.optimizers[name].step()
+                self.optimizers[name].zero_grad(set_to_none=True)
 
     def autocast(self) -> AbstractContextManager:
         """The recipe's precision. Without mixed precision nothing is entered: that costs a tiny model's step 5 %."""
@@ -172,6 +178,12 @@ class BaseMethod(nn.Module):
         return nullcontext() if dtype is None else torch.autocast(self.context.device.type, dtype=dtype)
 
     # ------------------------------------------------------------ prediction
+
+    def frozen_features(self, modality: str, inputs: Tensor) -> Tensor:
+        """What a frozen encoder's network gives, (batch, width) in float32, in the run's precision."""
+        encoder: Encoder = self.encoders[modality]  # type: ignore[assignment]
+        with self.autocast():
+            return encoder.features(inputs).float()
 
     def encode(self, modality: str, inputs: Tensor) -> Tensor:
         """Features (batch, d) in float32."""
@@ -220,7 +232,7 @@ class JointMethod(BaseMethod):
         loss = self.loss(logits, batch.labels[self.modalities[0]])
         loss.backward()
         self.modulate(batch, features)
-        self.update(*self.optimizers)
+        self.update()
         return {"fused": loss.detach()}
 
     def modulate(self, batch: Batch, features: Mapping[str, Tensor]) -> None:

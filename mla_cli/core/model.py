@@ -5,6 +5,7 @@ encoders as their files state; adapters and heads uniform in +-1/sqrt(fan_in), w
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,36 @@ from mla_cli.seeding import derive
 
 
 class Encoder(nn.Module):
-    """One modality's network and the adapter to the shared width: (batch, *input) -> (batch, d)."""
+    """One modality's network and the adapter to the shared width: (batch, *input) -> (batch, d).
 
-    def __init__(self, network: nn.Module, width: int):
+    frozen: the network never changes: no gradient, and always as in evaluation, whatever `train()` says, so that batch
+    normalisation keeps its statistics. Once `ready` is set, inputs are what the network would give, (batch, width).
+    """
+
+    def __init__(self, network: nn.Module, width: int, frozen: bool = False):
         super().__init__()
-        self.network = network
+        self.network, self.frozen, self.ready = network, frozen, False
+        if frozen:
+            network.requires_grad_(False)
+            network.eval()
         same = network.width == width
         self.adapter: nn.Module = nn.Identity() if same else nn.Linear(int(network.width), width)  # type: ignore[arg-type]
 
+    def train(self, mode: bool = True) -> "Encoder":
+        if not self.frozen:
+            return super().train(mode)
+        self.training = mode
+        self.adapter.train(mode)
+        return self
+
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.adapter(self.network(inputs))
+        return self.adapter(inputs if self.ready else self.features(inputs))
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the network gives, (batch, width)."""
+        with torch.no_grad() if self.frozen else nullcontext():
+            found: Tensor = self.network(inputs)
+        return found
 
 
 def seeded_init(seed: int, *parts: str) -> None:
@@ -50,7 +71,7 @@ def build_encoder(
             f"`encoders.{modality}`: `{section.name}` cannot take input of shape {input_shape}: {error}",
             "choose another encoder or another feature kind; `mla recipes` lists them",
         ) from error
-    return Encoder(network, width)
+    return Encoder(network, width, section.frozen)
 
 
 def build_head(width: int, num_classes: int, seed: int, *parts: str) -> nn.Linear:
@@ -82,6 +103,7 @@ def load_pretrained(encoders: nn.ModuleDict, sections: Mapping[str, EncoderSecti
     return found
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a training batch of one sample would fail or mean nothing."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+def needs_two(encoder: Encoder) -> bool:
+    """Whether a training batch of one sample would fail or mean nothing: batch normalisation that is not frozen."""
+    parts = () if encoder.frozen else encoder.modules()
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts)

@@ -4,6 +4,7 @@ Small modalities are normalised once and kept in memory; larger ones are gathere
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,9 +33,12 @@ class ModalityLoader:
         self.mean = torch.from_numpy(mean.astype(np.float32)).to(device)
         self.scale = torch.from_numpy((1.0 / sd).astype(np.float32)).to(device)
         self.blank = self.blank_input()
-        self.resident: Tensor | None = None
-        if 4 * len(rows) * int(np.prod(store.shape)) <= RESIDENT_BYTES:
-            self.resident = self.gather(np.arange(len(rows)))
+
+    @cached_property
+    def resident(self) -> Tensor | None:
+        """All inputs, where they are small; made when they are first asked for: features may be stored until then."""
+        size = 4 * len(self.rows) * int(np.prod(self.store.shape))
+        return self.gather(np.arange(len(self.rows))) if size <= RESIDENT_BYTES else None
 
     def blank_input(self) -> Tensor:
         """What stands for an absent input: the mean of the training data, 0 after normalisation; padding for text."""

@@ -80,8 +80,9 @@ class Diagnostics:
         self._settle()
         moving = [m for m in self.method.modalities if f"encoder.{m}" in optimizers]
         for m in moving if self.is_sampled else ():
-            found = [p.grad for p in self.method.encoders[m].parameters() if p.grad is not None]
-            self.norms.setdefault(m, []).append(torch.nn.utils.get_total_norm(found).detach().float())
+            if (optimizer := self.method.optimizers.get(f"encoder.{m}")) is not None:  # else nothing in it trains
+                found = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                self.norms.setdefault(m, []).append(torch.nn.utils.get_total_norm(found).detach().float())
         self.stepped = moving if self.losses else []
 
     def _settle(self) -> None:
@@ -175,7 +176,8 @@ def evaluating(method: BaseMethod) -> Iterator[None]:
         yield
     finally:
         for part, training in modes:
-            part.training = training
+            if part.training != training:  # setting it costs more than looking
+                part.training = training
 
 
 def mean(values: list[Tensor]) -> float:

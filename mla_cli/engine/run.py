@@ -1,13 +1,15 @@
 """The run directory: claim, history, checkpoints, resume, read.
 
     runs/RECIPE-METHOD-sSEED-fFOLD-HASH8/
-      recipe.yaml  run.json  history.jsonl  timing.jsonl  checkpoints/{last,best}*
+      recipe.yaml  run.json  history.jsonl  timing.jsonl  checkpoints/{last,best}*  checkpoints/frozen.safetensors
       predictions.parquet  results.csv  results.md
 
 `run.json` moves running -> finished or failed. A checkpoint is a safetensors file and a JSON file that names it; the
-JSON is written second, so it always points at a whole file.
+JSON is written second, so it always points at a whole file. What never trains, the networks of frozen encoders, is
+written once, and belongs to both.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli.errors import MlaError
-from mla_cli.files import make_folder, read_json, unwritable, whole_file, write_json, write_text
+from mla_cli.files import make_folder, read_json, sha256, unwritable, whole_file, write_bytes, write_json, write_text
 from mla_cli.recipe import dump_yaml, load_recipe, recipe_hash
 from mla_cli.schema import Recipe
 
@@ -181,6 +183,39 @@ class Run:
             if old.name != name:
                 old.unlink()
 
+    @property
+    def frozen_file(self) -> Path:
+        return self.path / "checkpoints" / "frozen.safetensors"
+
+    def save_frozen(self, tensors: "Mapping[str, Tensor]") -> None:
+        """Write the frozen networks; they stay as they are. Raises MlaError if the run began with other ones."""
+        from safetensors.torch import save
+
+        content = save({key: tensor.detach().contiguous() for key, tensor in tensors.items()})
+        digest = hashlib.sha256(content).hexdigest()
+        if self.info().get("frozen_sha256") not in (None, digest):
+            raise MlaError(
+                f"`{self.path}` began with other frozen encoders than its recipe makes now", self.start_again
+            )
+        self.update(frozen_sha256=digest)
+        if not (self.frozen_file.is_file() and sha256(self.frozen_file) == digest):
+            write_bytes(self.frozen_file, content)
+
+    def load_frozen(self) -> "dict[str, Tensor]":
+        """What `save_frozen` wrote, on the CPU; nothing for a run without frozen encoders."""
+        from safetensors.torch import load
+
+        digest = self.info().get("frozen_sha256")
+        if digest is None:
+            return {}
+        try:
+            content = self.frozen_file.read_bytes()
+        except OSError as error:
+            raise MlaError(f"cannot read `{self.frozen_file}`: {error.strerror}", self.start_again) from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise MlaError(f"`{self.frozen_file}` is damaged: it is not what training wrote", self.start_again)
+        return load(content)
+
     def checkpoint_values(self, which: str) -> dict[str, Any]:
         """The JSON values of a checkpoint, among them `tensors`, the name of its other file."""
         path = self.path / "checkpoints" / f"{which}.json"
@@ -192,14 +227,14 @@ class Run:
         return values
 
     def load_checkpoint(self, which: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-        """Tensors (on the CPU) and values of a checkpoint. Nothing pickled is read."""
+        """Tensors (on the CPU) and values of a checkpoint, frozen networks included. Nothing pickled is read."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         values = self.checkpoint_values(which)
         path = self.path / "checkpoints" / values["tensors"]
         try:
-            return load_file(path), values
+            return load_file(path) | self.load_frozen(), values
         except (OSError, SafetensorError) as error:
             raise MlaError(f"cannot read checkpoint `{path}`: {error}", self.start_again) from error
 

@@ -5,21 +5,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mla_cli import registry
 from mla_cli.core.method import BaseMethod, Context
-from mla_cli.core.model import build_encoders, has_batch_norm, load_pretrained
+from mla_cli.core.model import build_encoders, load_pretrained
 from mla_cli.data.augment import check_augment
-from mla_cli.data.loader import SplitLoader, TrainLoader
-from mla_cli.data.order import Rounds
+from mla_cli.data.loader import SplitLoader
 from mla_cli.engine.data import Data
 from mla_cli.engine.diagnostics import Diagnostics
+from mla_cli.engine.inputs import Inputs
 from mla_cli.engine.learning_rate import learning_rate_factor
 from mla_cli.errors import MlaError
-from mla_cli.schema import AugmentSection, Recipe
+from mla_cli.schema import Recipe
 
 LOSS_CHECK_ROUNDS = 50  # losses stay on the device; so often they are read and checked for NaN
 
@@ -37,23 +36,30 @@ class Progress:
 
 
 class Session:
-    """Everything that trains. Build it from a completed recipe (`engine.data.complete`)."""
+    """Everything that trains. Build it from a completed recipe (`engine.data.complete`).
 
-    def __init__(self, recipe: Recipe, data: Data, device: torch.device, training: bool = True):
-        self.recipe, self.data, self.device = recipe, data, device
+    stored: read the features of frozen encoders from the store, where `inputs.compute_features` puts them first; else
+    their networks run on every batch. Both train alike, up to rounding.
+    """
+
+    def __init__(
+        self, recipe: Recipe, data: Data, device: torch.device, training: bool = True, stored: bool | None = None
+    ):
+        self.recipe, self.data, self.device, self.training = recipe, data, device, training
         self.stores = data.stores()
         for m, settings in recipe.augment.items():
             check_augment(m, self.stores[m].kind, settings)
         self.method = self.build_method(training)
         self.optimizers = self.build_optimizers()
         self.method.optimizers = self.optimizers
+        self.method.idle = tuple(name for name in self.method.groups() if name not in self.optimizers)
         self.base_rates = {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
         self.progress = Progress()
-        self.loaders: dict[str, SplitLoader] = {}
-        self.blanks: dict[str, Tensor] = {}
+        self.inputs = Inputs(recipe, data, device, self.method, training if stored is None else stored)
+        self.loaders, self.blanks = self.inputs.loaders, self.inputs.blanks
         self.diagnostics: Diagnostics | None = None
         if training:
-            self.train_loader = self.build_train_loader()
+            self.train_loader = self.inputs.train_loader()
             if recipe.train.diagnostics:
                 train, held = self.split_loader("train"), self.split_loader("val")
                 self.diagnostics = Diagnostics(self.method, train, data.train_present, held, recipe.seed)
@@ -101,60 +107,8 @@ class Session:
                 optimizers[name] = torch.optim.AdamW(parameters, **shared)
         return optimizers
 
-    def build_train_loader(self) -> TrainLoader:
-        recipe, data = self.recipe, self.data
-        fill = self.method.aligned or recipe.train.absent == "zeros"  # absent inputs are imputed, not skipped
-        if recipe.train.absent == "zeros" and recipe.method.batching == "independent":
-            raise MlaError(
-                "`train.absent: zeros` trains on whole samples, `method.batching: independent` on single modalities",
-                "set `method.batching: shared`, or `train.absent: skip`",
-            )
-        if recipe.train.modality_dropout and not self.method.aligned:
-            raise MlaError(
-                f"`train.modality_dropout` does nothing for `{recipe.method.name}`, which trains modalities apart",
-                "set it to 0, or choose a joint method such as `concat`",
-            )
-        rounds = Rounds(
-            data.train_present,
-            data.modalities,
-            recipe.method,
-            recipe.train.batch_size,
-            recipe.seed,
-            aligned=fill,
-        )
-        split = self.split_loader("train")
-        least = {m: 2 if has_batch_norm(self.method.encoders[m]) else 1 for m in self.method.modalities}
-        off = AugmentSection()
-        augment = {m: settings for m, settings in recipe.augment.items() if settings != off}
-        if self.method.aligned:  # a joint step is possible only if every encoder can take the batch
-            least = dict.fromkeys(least, max(least.values()))
-        self.blanks = self.blank_inputs()
-        return TrainLoader(
-            split, rounds, data.train_present, fill, augment, self.blanks, least, recipe.train.modality_dropout
-        )
-
     def split_loader(self, split: str) -> SplitLoader:
-        if split not in self.loaders:
-            stores = {m: self.stores[m] for m in self.method.modalities}
-            self.loaders[split] = SplitLoader(self.data.splits[split], stores, self.data.normalisation, self.device)
-        return self.loaders[split]
-
-    def blank_inputs(self) -> dict[str, Tensor]:
-        """The imputed input of each modality: zeros after normalisation, or the mean over the training samples.
-
-        Text has no mean: its imputed input is padding only.
-        """
-        split = self.split_loader("train")
-        blanks = {}
-        for m, loader in split.modalities.items():
-            blanks[m] = loader.blank
-            if self.recipe.impute == "train_mean" and not loader.is_text:
-                has = np.flatnonzero(self.data.train_present[:, self.data.modalities.index(m)])
-                total = torch.zeros(loader.blank.shape, dtype=torch.float64)
-                for start in range(0, len(has), 256):
-                    total += loader.batch(has[start : start + 256]).cpu().sum(0, dtype=torch.float64)
-                blanks[m] = (total / len(has)).to(loader.blank)
-        return blanks
+        return self.inputs.split_loader(split)
 
     # ------------------------------------------------------------ training
 
@@ -218,14 +172,14 @@ class Session:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that resuming needs, as tensors and JSON values."""
-        tensors = {f"model.{key}": value for key, value in self.method.state_dict().items()}
+        tensors = self.model_state()
         for name, optimizer in self.optimizers.items():
             for number, state in optimizer.state_dict()["state"].items():
                 tensors |= {
                     f"optim.{name}/{number}/{key}": value for key, value in state.items() if isinstance(value, Tensor)
                 }
         extra, values = self.method.extra_state()
-        tensors |= {f"extra.{key}": value for key, value in extra.items()} | self.input_state()
+        tensors |= {f"extra.{key}": value for key, value in extra.items()}
         progress = self.progress
         tensors |= {f"loss.{output}": torch.stack(losses) for output, losses in progress.losses.items()}
         tensors |= self.diagnostics.state() if self.diagnostics else {}
@@ -242,14 +196,20 @@ class Session:
 
     def input_state(self) -> dict[str, Tensor]:
         """What turns raw features into inputs: with the weights, all that scoring other data needs."""
-        tensors = {f"blank.{m}": blank for m, blank in self.blanks.items()}
+        tensors = {f"blank.{m}": blank for m, blank in self.inputs.raw_blanks.items()}
         for m, (mean, sd) in self.data.normalisation.items():
             tensors |= {f"mean.{m}": torch.from_numpy(mean), f"sd.{m}": torch.from_numpy(sd)}
         return tensors
 
     def model_state(self) -> dict[str, Tensor]:
-        """The weights, and what turns raw features into inputs."""
-        return {f"model.{key}": value for key, value in self.method.state_dict().items()} | self.input_state()
+        """The weights that train, and what turns raw features into inputs."""
+        return self.weights(frozen=False) | self.input_state()
+
+    def weights(self, frozen: bool) -> dict[str, Tensor]:
+        """Parameters and buffers of the frozen networks, or of everything else."""
+        networks = tuple(f"encoders.{m}.network." for m, e in self.method.encoders.items() if e.frozen)
+        state = self.method.state_dict().items()
+        return {f"model.{key}": value for key, value in state if key.startswith(networks) == frozen}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restore `state`."""
@@ -277,11 +237,12 @@ class Session:
         )
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the weights and imputed inputs of a checkpoint; every name must match."""
-        for m in self.method.modalities:
-            if f"blank.{m}" in tensors:
-                self.blanks[m] = tensors[f"blank.{m}"].to(self.device)
-        state = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        """Load the weights and imputed inputs of a checkpoint; every name must match.
+
+        Frozen networks may be left out where they were built with their own weights, as for training.
+        """
+        given = (self.weights(frozen=True) if self.training else {}) | dict(tensors)
+        state = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")}
         try:
             self.method.load_state_dict(state)
         except RuntimeError as error:
@@ -289,3 +250,6 @@ class Session:
                 f"the checkpoint does not fit this recipe: {str(error).splitlines()[-1].strip()}",
                 "was it made by another version? Train again with `--force`",
             ) from error
+        for m in self.method.modalities:
+            if f"blank.{m}" in tensors:
+                self.inputs.set_blank(m, tensors[f"blank.{m}"].to(self.device))

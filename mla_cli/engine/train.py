@@ -56,11 +56,13 @@ def train(
         "threads": torch.get_num_threads(),
         "protocol": data.protocol,
         "data": data.facts,
+        "store_fingerprint": store.fingerprint,
         "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
     }
     run.refuse(resume, force)
     session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
     check_subsets(session)
+    frozen = session.weights(frozen=True)
     if session.loaded:
         facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
     can_resume = run.claim(recipe, fingerprint, facts, resume, force)
@@ -68,6 +70,8 @@ def train(
         tidy(run)
         if data.draw is not None:
             data.draw.write(run.path / STORED)
+        if frozen:
+            run.save_frozen(frozen)
         if can_resume:
             restore(session, run)
         run.keep_history(session.progress.epoch)
@@ -77,12 +81,15 @@ def train(
             yield Note(data.draw.line())
         for loaded in [] if can_resume else session.loaded:  # a checkpoint has replaced them
             yield Note(loaded.line()) if loaded.complete else warned(run, loaded.line())
+        for line in session.inputs.warnings([loaded.modality for loaded in session.loaded]):
+            yield warned(run, line)
         for line in data.facts["split_notes"]:
             yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":
             yield warned(run, "select_on: test picks the epoch on the test set; every row says so")
+        yield from session.inputs.compute_features()
         yield from epochs(session, run)
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
             yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
@@ -111,7 +118,7 @@ def tidy(run: Run) -> None:
     """Remove what a kill left behind: half-written files, and tensors that no checkpoint names any more."""
     named = {run.checkpoint_values(file.stem)["tensors"] for file in run.path.glob("checkpoints/*.json")}
     for file in [*run.path.glob("checkpoints/*.safetensors"), *run.path.rglob(".*.tmp")]:
-        if file.name not in named:
+        if file.name not in named and file != run.frozen_file:
             file.unlink()
 
 

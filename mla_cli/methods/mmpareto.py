@@ -60,7 +60,7 @@ class Method(JointMethod):
                 for parameter, gradient in zip(parameters, mixed, strict=True):
                     parameter.grad = gradient
             start = end
-        self.update(*self.optimizers)
+        self.update()
         return {"fused": fused_loss.detach(), **dict(zip(self.modalities, own_losses.detach(), strict=True))}
 
     def own_parameters(self) -> list[nn.Parameter]:

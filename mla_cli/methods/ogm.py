@@ -50,7 +50,11 @@ class Method(Concat):
         self.alpha, self.others = alpha, others
         self.first_epoch, self.last_epoch = start_epoch, end_epoch
         self.scaled: dict[str, list[tuple[str, nn.Parameter]]] = {
-            m: [(f"{m}.{n}", p) for n, p in self.encoders[m].named_parameters() if p.dim() in AXES[parameters]]
+            m: [
+                (f"{m}.{n}", p)
+                for n, p in self.encoders[m].named_parameters()
+                if p.requires_grad and p.dim() in AXES[parameters]
+            ]
             for m in self.modalities
         }
         for m in (m for m, scaled in self.scaled.items() if not scaled):

@@ -54,7 +54,7 @@ class Method(BaseMethod):
         if self.weight:
             loss = loss + self.weight * ranking_loss(confidence, self.normalised(positions), present).sum()
         loss.backward()
-        self.update(*self.optimizers)
+        self.update()
         seen = each.detach() if present is None else each.detach().masked_fill(~present, 0.0)
         self.history[positions] += seen  # a sample is in a batch once; index_add_ takes ten times as long
         return {"fused": fused.detach(), **dict(zip(self.modalities, own.detach(), strict=True))}

@@ -83,7 +83,7 @@ class Method(BaseMethod):
         if active is None:
             loss = self.loss(summed(logits, batch.present), labels)
             loss.backward()
-            self.update(*self.optimizers)
+            self.update()
             return {"fused": loss.detach()}
         loss = self.boosting_loss(logits, labels, batch.present, active, self.previous(batch.epoch))
         loss.backward()
