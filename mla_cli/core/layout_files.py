@@ -48,7 +48,7 @@ class Found:
     def summary(self) -> str:
         """What the file holds and what is used of it, in one line."""
         sides = [f"{size} {name}" for name, size in self.sides.items() if name != "d"]
-        blocks = [f"{number} of {start}*" for start, number in self.depths.items()]
+        blocks = [f"{number} {start.split('.')[-2]}" for start, number in self.depths.items()]
         parts: dict[str, list[str]] = {use: [] for use in (NEEDED, OPTIONAL, UNUSED)}
         for part, names in self.parts.items():
             if names:
@@ -72,19 +72,26 @@ def read_layout(path: Path, layout: Layout) -> "tuple[dict[str, Tensor], str, Fo
     tensors, digest = read_checkpoint(path)
     found = compare(layout, tensors)
     if not found.fits:
-        kinds = {"missing": found.missing, "unexpected": found.unexpected, "of another shape": found.other_shape}
+        kinds = {"missing": found.missing, "unexpected": found.unexpected, "of other shape": found.other_shape}
         wrong = {kind: names for kind, names in kinds.items() if names}
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in wrong.items())
         lists = [f"  {kind}: {listed(names)}" for kind, names in wrong.items()]
-        like = nearest(tensors)
-        hint = f"`{layout.name}` is {layout.what}; `mla import --help` names the others"
-        if like is not None and like is not layout:
-            hint = f"it looks like layout `{like.name}`: run `mla import {path} --layout {like.name}`"
-        raise MlaError("\n".join([f"`{path}` is not in layout `{layout.name}`: {counts} tensors", *lists]), hint)
+        message = f"`{path}` is not in layout `{layout.name}` ({layout.what}). Tensors: {counts}"
+        raise MlaError("\n".join([message, *lists]), hint_for(path, layout, nearest(tensors)))
     for name in found.names(NEEDED, OPTIONAL):
         if not bool(tensors[name].float().isfinite().all()):
             raise MlaError(f"`{path}` holds values in `{name}` that are not finite", "fetch or make the file again")
     return tensors, digest, found
+
+
+def hint_for(path: Path, layout: Layout, like: Layout | None) -> str:
+    """What to do with a file that does not fit a layout. like: the one it looks most like, None for none."""
+    if like is None:
+        return f"it looks like none of the layouts {', '.join(LAYOUTS)}"
+    if like is layout:
+        return "it looks like a changed copy: fetch the file again, or ask who made it what was changed"
+    more = f" --dataset {like.datasets[0]}" if like.datasets else ""
+    return f"it looks like layout `{like.name}`: run `mla import {path} --layout {like.name}{more}`"
 
 
 def compare(layout: Layout, tensors: "Mapping[str, Tensor]") -> Found:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mla_cli import registry
-from mla_cli.core.layout_files import listed, read_layout
-from mla_cli.core.layouts import Layout
+from mla_cli.core.layout_files import Found, listed, read_layout
+from mla_cli.core.layouts import UNUSED, Layout
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.data.split_files import WARNING
 from mla_cli.engine.class_order import class_order, order_note, other_order
@@ -66,23 +66,30 @@ def import_recipe(
 
 
 def check_recipe(recipe: Recipe, layout: Layout) -> None:
-    """Raise MlaError, with all problems, for a completed recipe that is not one of a model in the layout."""
+    """Raise MlaError, with all problems, for a recipe that is not one of a model in the layout."""
     wanted = DEMANDS | {f"encoders.{m}.name": name for m, name in layout.encoders.items()}
     wanted |= {f"encoders.{m}.weights": None for m in layout.encoders}
-    modalities = recipe.dataset.modalities or []
+    modalities = recipe.dataset.modalities or list(layout.encoders)
     if set(modalities) != set(layout.encoders):
         raise MlaError(
             f"a model in layout `{layout.name}` has the modalities {', '.join(layout.encoders)}, "
             f"the recipe has {', '.join(modalities)}",
             "leave `dataset.modalities` out",
         )
+    if recipe.dataset.protocol == "file" and recipe.dataset.split_file is None:
+        raise MlaError(
+            "protocol `file` needs the lists that the checkpoint was trained and tested with",
+            "add `--split-file LISTS`; or `--set dataset.protocol=random`, where its training samples can be in test",
+        )
     content, problems = recipe.model_dump(), []
     for key, value in wanted.items():
         given: Any = content
         for part in key.split("."):
-            given = given[part]
+            given = given.get(part, {})
         if given != value:
-            problems.append((f"`{key}` is `{given}`", f"--set {key}={'none' if value is None else value}"))
+            problems.append(
+                (f"`{key}` is `{given or 'not given'}`", f"--set {key}={'none' if value is None else value}")
+            )
     if problems:
         messages, hints = zip(*problems, strict=True)
         raise MlaError(
@@ -107,14 +114,9 @@ def import_run(
     command: what makes it again. It is built in a folder of its own and moved into place when it is whole.
     """
     tensors, digest, found = read_layout(path, layout)
+    check_recipe(recipe, layout)
     store = open_store(recipe, data_dir)
     recipe = complete(recipe, store)
-    check_recipe(recipe, layout)
-    if recipe.dataset.protocol == "file" and recipe.dataset.split_file is None:
-        raise MlaError(
-            "protocol `file` needs the lists that the checkpoint was trained and tested with",
-            "add `--split-file LISTS`; or `--set dataset.protocol=random`, where its training samples can be in test",
-        )
     if found.sides["classes"] != len(store.classes):
         raise MlaError(
             f"the head in `{path}` has {found.sides['classes']} classes, `{store.path}` has {len(store.classes)}",
@@ -138,24 +140,8 @@ def import_run(
         try:
             empty_folder(lock.folder)  # of one that was killed
             made = Run(lock.folder / run.name)
-            facts = {
-                "data_dir": str(data_dir),
-                "device": str(where),
-                "threads": torch.get_num_threads(),
-                "protocol": data.protocol,
-                "data": data.facts,
-                "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
-                "imported": {
-                    "path": str(path),
-                    "sha256": digest,
-                    "layout": layout.name,
-                    "matched": {part: names for part, names in found.parts.items() if names},
-                    "classes": order,
-                    "again": shlex.join(command),
-                    "note": "trained elsewhere: what `train` in recipe.yaml says is not what happened",
-                },
-            }
-            made.claim(recipe, fingerprint, facts, resume=False, force=True)
+            source = {"path": str(path), "sha256": digest, "classes": order, "again": shlex.join(command)}
+            made.claim(recipe, fingerprint, facts_of(session, data_dir, found, source), resume=False, force=True)
             yield Note(f"{path}: {found.summary()}")
             yield Note(order_note(order, classes is not None))
             yield from told(made, data)
@@ -173,6 +159,26 @@ def import_run(
     remember(run_dir, run.name)
     yield Finished(str(run.path), default_rows(run))
     return run
+
+
+def facts_of(session: Session, data_dir: Path, found: Found, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` keeps beyond the recipe."""
+    data = session.data
+    return {
+        "data_dir": str(data_dir),
+        "device": str(session.device),
+        "threads": torch.get_num_threads(),
+        "protocol": data.protocol,
+        "data": data.facts,
+        "raw_kinds": {m: data.store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
+        "imported": {
+            **source,
+            "layout": found.layout.name,
+            "matched": {part: names for part, names in found.parts.items() if names},
+            "unused": found.names(UNUSED),
+            "note": "trained elsewhere: what `train` in recipe.yaml says is not what happened",
+        },
+    }
 
 
 def classes_hint(dataset: str) -> str:
