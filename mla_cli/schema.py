@@ -47,6 +47,8 @@ class EncoderSection(OpenSection):
     weights: str | None = None  # a .safetensors, .pt or .pth file to start from
     sha256: str | None = None  # what that file must be
     strict: bool = True  # the file must fill 90 % of the parameters
+    # mean and sd of the inputs: of the training rows, or what published weights expect (`data/normalise.py`)
+    normalise: Literal["train", "none", "imagenet", "audioset", "model"] = "train"
 
     @field_validator("weights", mode="before")
     @classmethod
