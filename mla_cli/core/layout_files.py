@@ -111,7 +111,8 @@ def compare(layout: Layout, tensors: "Mapping[str, Tensor]") -> Found:
             wanted, given = tuple(length(side, sides) for side in expected[p][n]), tuple(tensors[n].shape)
             if given != wanted or tensors[n].is_floating_point() == n.endswith(COUNTERS):
                 kind = str(tensors[n].dtype).removeprefix("torch.")
-                found.other_shape.append(f"{plain(n)} {kind} {text(given)} for {text(wanted)}")
+                of = "int64" if n.endswith(COUNTERS) else "float"
+                found.other_shape.append(f"{plain(n)} {kind} {text(given)} for {of} {text(wanted)}")
     known = {n for names in found.parts.values() for n in names}
     found.unexpected = [n for n in tensors if n not in known]
     return found

@@ -7,6 +7,7 @@ files (classes, tokens, width, patches, blocks) are read from the file, and must
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from mla_cli import registry
 from mla_cli.errors import MlaError
@@ -38,8 +39,8 @@ class Part:
 class Layout:
     """Parts by name, and where they go.
 
-    encoders: modality -> encoder. becomes: for a whole model, start of a name -> start of its name in a run's model.
-    datasets: for which its whole models are known.
+    encoders: modality -> encoder. For whole models: becomes: start of a name -> start of its name in a run's model;
+    recipe: what a recipe of one must say; datasets: those of which such models are known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Layout:
     parts: dict[str, Part]
     encoders: dict[str, str]
     becomes: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
 
 
@@ -129,6 +131,18 @@ LAYOUTS = {
                 "audio_net.": "encoders.audio.network.",
                 "visual_net.": "encoders.visual.network.",
                 "fusion_module.fc_out.": "heads.shared.",
+            },
+            {
+                "method.name": "mla",
+                "method.hgm": "off",  # in effect: the released step looks for a parameter that is not there
+                "shared_width": 512,
+                "train.missing_rate": 0.0,
+                "encoders.audio.name": "resnet18",
+                "encoders.audio.normalise": "none",
+                "encoders.audio.weights": None,
+                "encoders.visual.name": "resnet18",
+                "encoders.visual.normalise": "imagenet",
+                "encoders.visual.weights": None,
             },
             ("cremad", "kinetics_sounds"),
         ),

@@ -43,14 +43,14 @@ def import_encoder(path: Path, layout: Layout, out: Path | None, force: bool) ->
 
     Raises MlaError, with nothing written, for a file that is not in the layout or of a size no encoder of ours has.
     """
+    tensors, _, found = read_layout(path, layout)
     out = out or Path(f"{path.stem}.safetensors")
     if out.suffix != ".safetensors":
         raise MlaError(f"`{out}` does not end in .safetensors", f"write for example `--out {out.stem}.safetensors`")
-    if out.exists() and path.exists() and out.samefile(path):
+    if out.exists() and out.samefile(path.expanduser()):
         raise MlaError(f"`{out}` is the checkpoint itself", "name another file with `--out`")
     if out.exists() and not force:
         raise MlaError(f"`{out}` exists", "name another file with `--out`, or pass `--force`")
-    tensors, _, found = read_layout(path, layout)
     keys, names = encoder_keys(path, found), found.names(NEEDED, OPTIONAL)
     # cloned: tensors of a checkpoint may share memory, which the format does not allow
     write_bytes(out, save({name: tensors[name].detach().contiguous().clone() for name in names}))

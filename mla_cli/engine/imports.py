@@ -21,11 +21,12 @@ from mla_cli.core.layouts import UNUSED, Layout
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.data.split_files import WARNING
 from mla_cli.engine.class_order import class_order, order_note, other_order
-from mla_cli.engine.data import Data, complete, load_data, open_store, run_fingerprint
+from mla_cli.engine.data import Data, complete, load_data, open_store, prepare_command, run_fingerprint
 from mla_cli.engine.devices import choose_device
 from mla_cli.engine.evaluate import default_rows
 from mla_cli.engine.events import Finished, Note, Steps
 from mla_cli.engine.predictions import read_predictions
+from mla_cli.engine.prepare import same_spec
 from mla_cli.engine.results import IMPORTED
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.engine.scoring import fused_scores
@@ -38,9 +39,6 @@ from mla_cli.schema import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# What a recipe must say of a model in a layout. The released code's head gradient modification never fires: `off`.
-DEMANDS: dict[str, Any] = {"method.name": "mla", "method.hgm": "off", "shared_width": 512, "train.missing_rate": 0.0}
 
 
 def import_recipe(
@@ -67,8 +65,6 @@ def import_recipe(
 
 def check_recipe(recipe: Recipe, layout: Layout) -> None:
     """Raise MlaError, with all problems, for a recipe that is not one of a model in the layout."""
-    wanted = DEMANDS | {f"encoders.{m}.name": name for m, name in layout.encoders.items()}
-    wanted |= {f"encoders.{m}.weights": None for m in layout.encoders}
     modalities = recipe.dataset.modalities or list(layout.encoders)
     if set(modalities) != set(layout.encoders):
         raise MlaError(
@@ -82,7 +78,7 @@ def check_recipe(recipe: Recipe, layout: Layout) -> None:
             "add `--split-file LISTS`; or `--set dataset.protocol=random`, where its training samples can be in test",
         )
     content, problems = recipe.model_dump(), []
-    for key, value in wanted.items():
+    for key, value in layout.recipe.items():
         given: Any = content
         for part in key.split("."):
             given = given.get(part, {})
@@ -120,7 +116,7 @@ def import_run(
     if found.sides["classes"] != len(store.classes):
         raise MlaError(
             f"the head in `{path}` has {found.sides['classes']} classes, `{store.path}` has {len(store.classes)}",
-            classes_hint(recipe.dataset.name),
+            classes_hint(recipe, data_dir),
         )
     order = class_order(classes, store.classes)
     data = load_data(recipe, store)
@@ -144,7 +140,7 @@ def import_run(
             made.claim(recipe, fingerprint, facts_of(session, data_dir, found, source), resume=False, force=True)
             yield Note(f"{path}: {found.summary()}")
             yield Note(order_note(order, classes is not None))
-            yield from told(made, data)
+            yield from told(made, recipe, data)
             which = "last" if recipe.train.select_on == "last" else "best"
             made.save_checkpoint(which, session.model_state(), {"epoch": 0, "round": 0})
             yield Note(f"scoring val ({len(data.splits['val'])} samples) and test ({len(data.splits['test'])})")
@@ -181,13 +177,13 @@ def facts_of(session: Session, data_dir: Path, found: Found, source: Mapping[str
     }
 
 
-def classes_hint(dataset: str) -> str:
+def classes_hint(recipe: Recipe, data_dir: Path) -> str:
     """What to do where the number of classes is another."""
-    lists = getattr(registry.load("datasets", dataset), "CLASS_LISTS", None)
+    lists = getattr(registry.load("datasets", recipe.dataset.name), "CLASS_LISTS", None)
     if lists is None:
         return "take a checkpoint that was trained on this data set"
-    choices = " | ".join([*lists, "FILE"])
-    return f"prepare it with the classes that it was trained on: `mla prepare {dataset} --classes {choices} --force`"
+    command = f"{prepare_command(recipe, data_dir)} --force --classes LIST"
+    return f"prepare it with the classes that it was trained on ({', '.join(lists)} or a file): `{command}`"
 
 
 def refuse(run: Run, force: bool) -> None:
@@ -221,7 +217,7 @@ def fill(session: Session, state: "Mapping[str, Tensor]", path: Path) -> None:
     session.method.load_state_dict(state)
 
 
-def told(run: Run, data: Data) -> Steps[None]:
+def told(run: Run, recipe: Recipe, data: Data) -> Steps[None]:
     """What the reader of the run's numbers must know."""
     for line in data.facts["split_notes"]:
         yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
@@ -236,6 +232,11 @@ def told(run: Run, data: Data) -> Steps[None]:
             "some of val and test; `--split-file LISTS` takes its own lists"
         )
     yield warned(run, text)
+    released = load_recipe(f"{recipe.dataset.name}_released")
+    for m in (m for m, spec in recipe.features.items() if not same_spec(released.features[m], spec)):
+        yield warned(
+            run, f"`features.{m}` is not what the released code takes: the numbers are not the published model's"
+        )
     yield warned(run, "not known how its epoch was chosen (the released code keeps the best one on test)")
     for line in leaks_into_test(data.facts["leakage"]):
         yield warned(run, f"protocol {data.protocol} leaks: {line}")
