@@ -152,7 +152,7 @@ def test_the_recorded_sizes_import_whole(layout: str, recorded: str, tmp_path: P
     for modality, section in sections(output.stdout).items():
         assert set(section) == {"name", "weights", "sha256"}
         with torch.device("meta"):
-            network, report = network_of(section, **inputs[modality])
+            _, report = network_of(section, **inputs[modality])
         assert (report.share, report.complete, report.missing, report.other_shape) == (1.0, True, [], [])
         taken |= set(report.matched)
     assert taken == kept
