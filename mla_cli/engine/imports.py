@@ -127,14 +127,14 @@ def import_run(
     where = choose_device(device)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    session = Session(recipe, data, where, training=False)
-    fill(session, renamed(tensors, layout, [order.index(name) for name in store.classes]), path)
     lock = FolderLock(run_dir / f".{run.name}.importing")
     if not lock.taken():
         raise MlaError(f"another process is importing into `{run.path}`", "wait for it")
     with lock:
         try:
             empty_folder(lock.folder)  # of one that was killed
+            session = Session(recipe, data, where, training=False)
+            fill(session, renamed(tensors, layout, [order.index(name) for name in store.classes]), path)
             made = Run(lock.folder / run.name)
             source = {"path": str(path), "sha256": digest, "classes": order, "again": shlex.join(command)}
             made.claim(recipe, fingerprint, facts_of(session, data_dir, found, source), resume=False, force=True)

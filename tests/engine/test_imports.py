@@ -20,10 +20,12 @@ from torch import Tensor
 
 from mla_cli.core.layouts import LAYOUTS
 from mla_cli.data.store import Store
-from mla_cli.engine.imports import import_recipe, import_run
+from mla_cli.datasets import cremad
+from mla_cli.engine.imports import check_recipe, classes_hint, import_recipe, import_run, renamed
 from mla_cli.engine.predictions import Predictions, read_predictions
 from mla_cli.engine.prepare import prepare
 from mla_cli.engine.run import Run
+from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
@@ -105,7 +107,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imports")
     raw_trees.make_cremad(folder / "raw", actors=3)
     recipe = load_recipe("cremad_released", [word for word in SMALL if word != "--set"])
-    finish(prepare("cremad", folder / "data", recipe, folder / "raw", store="cremad_released", workers=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        patch.setattr(cremad, "BUILT_IN", True, raising=False)  # sound files: they need no process of their own
+        finish(prepare("cremad", folder / "data", recipe, folder / "raw", store="cremad_released", workers=1))
     (folder / "lists").mkdir()
     for actor, split in ((1001, "train"), (1002, "val"), (1003, "test")):
         lines = [f"{actor}_DFA_{e}_XX.flv {e}\n" for e in raw_trees.EMOTIONS]
@@ -267,20 +272,37 @@ def test_a_damaged_one_is_imported_again_not_trained(imported: tuple[Run, Output
 # ------------------------------------------------------------ twice, in another order, interrupted
 
 
-def test_the_same_again_is_refused_or_replaced(place: Path, imported: tuple[Run, Output]) -> None:
+def test_the_same_again_is_refused(place: Path, imported: tuple[Run, Output]) -> None:
+    run, _ = imported
+    output = importing(place, place / "runs", "--split-file", place / "lists", "--seed", 2)
+    assert (output.code, output.stdout) == (1, "")
+    assert f"error: `{run.path}` already holds this checkpoint\nhint: evaluate it with `mla eval" in output.stderr
+
+
+@pytest.mark.slow
+def test_it_is_replaced_when_told_with_the_same_bytes(place: Path, imported: tuple[Run, Output]) -> None:
     run, _ = imported
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
-    words = ("--split-file", place / "lists", "--seed", 2)
-    refused = importing(place, place / "runs", *words)
-    assert refused.code == 1
-    assert f"error: `{run.path}` already holds this checkpoint\nhint: evaluate it with `mla eval" in refused.stderr
-    forced = importing(place, place / "runs", *words, "--force")
+    forced = importing(place, place / "runs", "--split-file", place / "lists", "--seed", 2, "--force")
     assert forced.code == 0, forced.stderr
     after = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     assert {n for n in before if before[n] != after[n]} <= {"run.json"}  # which holds the command
     assert {path.name for path in (place / "runs").iterdir()} == {run.name, ".last"}
 
 
+def test_the_heads_rows_are_put_in_the_order_of_the_data_set() -> None:
+    state, layout = lively(0), LAYOUTS["mla-released"]
+    order = ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
+    found = renamed(state, layout, [order.index(name) for name in CLASSES])
+    assert len(found) == len(state)
+    for number, name in enumerate(CLASSES):
+        row = order.index(name)
+        assert torch.equal(found["heads.shared.weight"][number], state["fusion_module.fc_out.weight"][row])
+        assert found["heads.shared.bias"][number] == state["fusion_module.fc_out.bias"][row]
+    assert found["encoders.audio.network.conv1.weight"] is state["audio_net.conv1.weight"]
+
+
+@pytest.mark.slow
 def test_another_order_and_a_split_of_ours(place: Path, imported: tuple[Run, Output], tmp_path: Path) -> None:
     order = ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
     words = ("--set", "dataset.protocol=actor", "--seed", 2, "--classes", ",".join(order), "--quiet")
@@ -315,48 +337,66 @@ def test_interrupted_it_leaves_no_run(place: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------ refusals: nothing is written
 
 
+@pytest.mark.parametrize(
+    ("source", "changes", "message", "hint"),
+    [
+        (
+            "cremad_released",
+            [],
+            "protocol `file` needs the lists that the checkpoint was",
+            "add `--split-file LISTS`; or",
+        ),
+        (
+            "cremad_released",
+            ["dataset.split_file=x", "shared_width=128", "method.hgm=rls", "encoders.visual.normalise=train"],
+            "`method.hgm` is `rls`, `shared_width` is `128`, `encoders.visual.normalise` is `train`",
+            "add `--set method.hgm=off --set shared_width=512 --set encoders.visual.normalise=imagenet`",
+        ),
+        (
+            "cremad_released",
+            ["dataset.split_file=x", "encoders.audio.weights=x.pt", "train.missing_rate=0.5"],
+            "`train.missing_rate` is `0.5`, `encoders.audio.weights` is `x.pt`",
+            "--set encoders.audio.weights=none`",
+        ),
+        (
+            "cremad_released",
+            ["dataset.modalities=[audio]"],
+            "has the modalities audio, visual, the recipe has audio",
+            "leave `dataset.modalities` out",
+        ),
+        ("cremad_small", [], "`encoders.audio.name` is `convnet`", "--set encoders.visual.name=resnet18"),
+    ],
+)
+def test_a_recipe_of_another_model_is_refused(source: str, changes: list[str], message: str, hint: str) -> None:
+    with pytest.raises(MlaError) as caught:
+        check_recipe(load_recipe(source, changes), LAYOUTS["mla-released"])
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_recipe_that_fits_is_not_refused() -> None:
+    for name in LAYOUTS["mla-released"].datasets:
+        check_recipe(load_recipe(f"{name}_released", ["dataset.split_file=x"]), LAYOUTS["mla-released"])
+
+
 def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
     shapes = shapes_of("mla_released")
     zeros = {n: torch.zeros((), dtype=torch.int64 if "num_b" in n else None).expand(s) for n, s in shapes.items()}
     torch.save(zeros, tmp_path / "zeros.pth")  # hardly any bytes
     torch.save(zeros | {n: torch.zeros(31, *shapes[n][1:]) for n in shapes if "fc_out" in n}, tmp_path / "ks.pth")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
     lists = ("--split-file", place / "lists")
     for words, file, message in (
-        ((), "zeros.pth", "error: protocol `file` needs the lists that the checkpoint was trained and tested with\n"),
-        (lists, "ks.pth", f"has 31 classes, `{place}/data/cremad_released` has 6\nhint: take a checkpoint"),
+        (lists, "ks.pth", f"has 31 classes, `{place}/data/cremad_released` has 6\nhint: take a checkpoint that"),
         (
             (*lists, "--classes", "ANG,DIS"),
             "zeros.pth",
             "must name each of the data set's 6 classes once; look at `FEA`",
         ),
-        (
-            (
-                *lists,
-                "--set",
-                "shared_width=128",
-                "--set",
-                "method.hgm=rls",
-                "--set",
-                "encoders.visual.normalise=train",
-            ),
-            "zeros.pth",
-            "`method.hgm` is `rls`, `shared_width` is `128`, `encoders.visual.normalise` is `train`\n"
-            "hint: add `--set method.hgm=off --set shared_width=512 --set encoders.visual.normalise=imagenet`",
-        ),
-        (
-            (*lists, "--set", "dataset.modalities=[audio]"),
-            "zeros.pth",
-            "has the modalities audio, visual, the recipe has audio",
-        ),
         ((*lists, "--set", "dataset.store=other"), "zeros.pth", "is not prepared under"),
-        ((*lists, "--recipe", "cremad_small"), "zeros.pth", "`encoders.audio.name` is `convnet`"),
-        ((*lists, "--recipe", "kinetics_sounds"), "zeros.pth", "is for dataset `kinetics_sounds`, not `cremad`"),
-        (
-            ("--dataset", "food101"),
-            "zeros.pth",
-            "is known for the data sets cremad, kinetics_sounds, not for `food101`",
-        ),
-        ((*lists, "--device", "gpu"), "zeros.pth", "no device named `gpu`"),
+        ((*lists, "--recipe", "kinetics_sounds"), "x.pth", "is for dataset `kinetics_sounds`, not `cremad`"),
+        (("--dataset", "food101"), "x.pth", "is known for the data sets cremad, kinetics_sounds, not for `food101`"),
+        (lists, "x.pth", "is not in layout `mla-released` (an audio-visual model of the paper's released code)"),
         (lists, place / "lists/train.txt", "is no checkpoint of torch"),
     ):
         output = importing(place, tmp_path / "runs", *words, file=tmp_path / file)
@@ -366,8 +406,6 @@ def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
 
 
 def test_the_hint_names_the_lists_of_classes(tmp_path: Path) -> None:
-    from mla_cli.engine.imports import classes_hint
-
     hint = classes_hint(load_recipe("kinetics_sounds_released"), Path("data"))
     assert "(ks31, ks32 or a file): `mla prepare kinetics_sounds --recipe kinetics_sounds_released" in hint
     assert hint.endswith("--force --classes LIST`")
