@@ -162,7 +162,7 @@ def states_of(settings: dict[str, Any]) -> int:
 
 def section_of(recipe: Recipe, shapes: Shapes, modality: str) -> Any:
     """A modality's encoder section, or that of its kind where the recipe names none."""
-    return recipe.encoders.get(modality) or default_encoder(shapes.specs[modality].kind)  # type: ignore[attr-defined]
+    return recipe.encoders.get(modality) or default_encoder(shapes.specs[modality].kind)
 
 
 def build_method(recipe: Recipe, shapes: Shapes) -> "BaseMethod":

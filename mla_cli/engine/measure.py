@@ -83,9 +83,8 @@ def cost(recipe: Recipe, data_dir: Path | None = None, measured: bool = True) ->
             short = f"it needs {needed / 1e9:.1f} GB on paper, this machine has {there / 1e9:.1f}"
             yield Note(f"not measured at batch {batch_size}: {short}", warning=True)
             continue
-        yield Note(
-            f"measuring {REPEATS} steps at batch {batch_size} on {threads} thread{'s'[: threads > 1]} (--no-measure leaves it out)"
-        )
+        how = f"{REPEATS} steps at batch {batch_size}, threads: {threads}"
+        yield Note(f"measuring {how} (--no-measure leaves it out)")
         task = Task(recipe, paper.shapes, batch_size, threads)
         for done in run_tasks("mla_cli.engine.measure:measure", [task], 1, replace=lambda lost: None):
             if isinstance(done, TaskDone):

@@ -87,7 +87,9 @@ def tokens_of(modality: str, spec: Any, store: Store | None, notes: list[str]) -
     """Number of token ids; without a vocabulary that of bert-base-uncased, which is noted."""
     if spec.tokens == "wordpiece" and spec.vocabulary is None:
         if store is not None and modality in store.modalities:
-            return int(store.manifest["modalities"][modality]["tokens"])
+            count = int(store.manifest["modalities"][modality]["tokens"])
+            notes.append(f"{modality}: {count:,} tokens, as many as the vocabulary of {store.path} has")
+            return count
         notes.append(
             f"{modality}: no vocabulary is given; {BERT_TOKENS:,} tokens, as of bert-base-uncased, are assumed"
         )
