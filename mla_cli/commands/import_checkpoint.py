@@ -24,7 +24,7 @@ from mla_cli.options import (
 )
 
 
-@command(app, "import", "mla import best_model.pth --layout mla-released --dataset cremad --split-file LISTS")
+@command(app, "import", "mla import best.pth --layout mla-released --dataset cremad")
 def import_command(
     checkpoint: Annotated[Path, typer.Argument(help="The file: .pt, .pth or .safetensors; nothing in it is run.")],
     layout: Annotated[str, typer.Option("--layout", help="mla-released (a model), m3ae or cav-mae (encoder weights).")],
