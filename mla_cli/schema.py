@@ -48,6 +48,8 @@ class EncoderSection(OpenSection):
     sha256: str | None = None  # what that file must be
     strict: bool = True  # the file must fill 90 % of the parameters
     frozen: bool = False  # the network stays as it starts, its features are computed once; the adapter trains
+    # mean and sd of the inputs: of the training rows, or what published weights expect (`data/normalise.py`)
+    normalise: Literal["train", "none", "imagenet", "audioset", "model"] = "train"
 
     @field_validator("weights", mode="before")
     @classmethod

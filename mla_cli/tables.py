@@ -241,5 +241,6 @@ def registry_lines() -> list[str]:
 
 
 def first_comment(text: str) -> str:
-    """A recipe's first comment line."""
-    return next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+    """A recipe's first comment line, without the word that leads to the next one."""
+    first = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+    return first.removesuffix(" Run:")

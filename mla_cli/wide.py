@@ -19,6 +19,12 @@ HEAD = {
     "hgm_grad_ratio": "|g P| / |g|",
     "head_leak": "head leak",
 }
+SELECTED = {
+    "last": "last epoch",
+    "val": "epoch chosen on val",
+    "test": "EPOCH CHOSEN ON TEST",
+    results.IMPORTED: "IMPORTED: TRAINED ELSEWHERE, NOT KNOWN HOW ITS EPOCH WAS CHOSEN",
+}
 HEAD_NOTE = "eigenvalues: of P's symmetric part; head leak: |dW h| / (|dW| |h|), h the previous modality's mean feature"
 
 
@@ -56,7 +62,7 @@ def about(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     counts = sorted({int(n) for n in rows["num_samples"].dropna()})
     samples = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    chosen = {"last": "last epoch", "val": "epoch chosen on val", "test": "EPOCH CHOSEN ON TEST"}[first["selected_on"]]
+    chosen = SELECTED[first["selected_on"]]
     fold = f" fold {first['fold']}" if first["fold"] else ""
     text = f"{first['dataset']}, protocol {first['protocol']}{fold}, {first['split']} {samples}, {chosen}"
     if first["train_missing_rate"]:

@@ -26,6 +26,7 @@ LEVELS = (
         "cli",
         "app",
         "commands",
+        "costs",
         "options",
         "render",
         "wide",

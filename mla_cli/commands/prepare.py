@@ -48,7 +48,8 @@ def prepare_command(
     options = scan_options(name, table, modality, allow_outside, classes)
     store, root = (store or table.stem, root or table.parent) if table else (store, root)
     flags = {"dataset.protocol": protocol, "dataset.store": store, "dataset.split_file": split_file}
-    chosen = recipe_for_dataset(name, recipe, sets or (), flags)
+    chosen, why = recipe_for_dataset(name, recipe, sets or (), flags, building=not check)
+    render.say(why, quiet or not why)
     if check or dry_run:
         looking = inspect(name, data_dir, chosen, root, check, options, workers, file_timeout)
         report = render.show(looking, quiet)

@@ -113,10 +113,7 @@ def load_weights(
     import torch
 
     path = weights_file(modality, section)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
+    content = read_bytes(path)
     digest = hashlib.sha256(content).hexdigest()  # of the very bytes that are loaded
     check_digest(modality, section, digest)
     tensors = read_tensors(path, content)
@@ -168,6 +165,24 @@ def describe(tensor: "Tensor") -> str:
 
 
 # ---------------------------------------------------------------- files
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file. Raises MlaError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
+
+
+def read_checkpoint(path: Path) -> "tuple[dict[str, Tensor], str]":
+    """The tensors of a file of any name, as `read_tensors` gives them, and the sha256 of the bytes they came from."""
+    path = path.expanduser()
+    if not path.is_file():
+        hint = "give a path to a checkpoint (.pt, .pth or .safetensors); nothing is downloaded"
+        raise MlaError(f"no file `{path}`", hint)
+    content = read_bytes(path)
+    return read_tensors(path, content), hashlib.sha256(content).hexdigest()
 
 
 def read_tensors(path: Path, content: bytes) -> "dict[str, Tensor]":

@@ -16,6 +16,7 @@ from mla_cli import registry
 from mla_cli.core.weights import weights_digest
 from mla_cli.data import splits
 from mla_cli.data.leakage import leakage_report
+from mla_cli.data.normalise import fixed_normalisation
 from mla_cli.data.samples import Samples, pair_by_class, unpaired
 from mla_cli.data.split_files import apply_split_file, read_split_file
 from mla_cli.data.store import ModalityStore, Store
@@ -75,14 +76,18 @@ def ensure_prepared(recipe: Recipe, data_dir: Path) -> Steps[None]:
 
 
 def prepare_command(recipe: Recipe, data_dir: Path) -> str:
-    """The command that makes the store which a recipe wants."""
-    command = f"mla prepare {recipe.dataset.name}"
-    if recipe.name in registry.recipe_paths() and recipe.name != recipe.dataset.name:
+    """The command that makes the store which a recipe wants; words in capitals are the user's to fill in."""
+    name, shipped = recipe.dataset.name, registry.recipe_paths()
+    command = f"mla prepare {name}"
+    if recipe.name in shipped and (recipe.name != name or f"{name}_small" in shipped):
         command += f" --recipe {recipe.name}"
-    if recipe.dataset.name not in registry.names("datasets") or not getattr(
-        registry.load("datasets", recipe.dataset.name), "BUILT_IN", False
-    ):
+    if name not in registry.names("datasets") or not getattr(registry.load("datasets", name), "BUILT_IN", False):
         command += " --root RAW_FOLDER"
+    if recipe.dataset.protocol == "file":
+        command += f" --split-file {recipe.dataset.split_file or 'LISTS'}"
+    for m, spec in recipe.features.items():
+        if getattr(spec, "tokens", "") == "wordpiece" and getattr(spec, "vocabulary", None) is None:
+            command += f" --set features.{m}.vocabulary=VOCAB_TXT"
     return command + ("" if data_dir == Path("data") else f" --data-dir {data_dir}")
 
 
@@ -102,10 +107,12 @@ def complete(recipe: Recipe, store: Store) -> Recipe:
         if wanted is not None and not same_spec(wanted, stored):
             old, new = stored.model_dump(), wanted.model_dump()
             changed = ", ".join(f"{k}={old.get(k)!r}" for k in old if new.get(k) != old[k])
+            command = f"mla prepare {recipe.dataset.name} --recipe {recipe.name}"
+            if recipe.name in registry.recipe_paths():
+                command = prepare_command(recipe, store.path.parent)
             raise MlaError(
                 f"`{store.path}` was prepared with another feature spec for `{modality}` ({changed})",
-                f"run `mla prepare {recipe.dataset.name} --recipe {recipe.name}` to build it again, "
-                "or keep both with `--set dataset.store=NAME`",
+                f"run `{command}` to build it again, or keep both with `--set dataset.store=NAME`",
             )
         content.features[modality] = stored  # type: ignore[assignment]
         content.encoders.setdefault(modality, default_encoder(stored.kind))  # type: ignore[attr-defined]
@@ -166,6 +173,10 @@ def load_data(recipe: Recipe, store: Store, aligned: bool = False) -> Data:
     present = train.present if draw is None else draw.present
     normalisation = {}
     for i, m in enumerate(modalities):
+        fixed = fixed_normalisation(m, recipe.encoders[m], store.spec(m)) if m in recipe.encoders else None
+        if fixed is not None:
+            normalisation[m] = fixed
+            continue
         # A row that the draw took away is not there: its values must not reach training through mean and sd either.
         taken = np.setdiff1d(train.rows[train.present[:, i], i], train.rows[present[:, i], i])
         counted = keep & (side == "train") & (rows[:, i] >= 0) & ~np.isin(rows[:, i], taken)

@@ -1,15 +1,28 @@
-"""Where a run computes."""
+"""Where a run computes. Torch is imported only when that is asked."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from mla_cli.errors import MlaError
 
+if TYPE_CHECKING:
+    import torch
 
-def choose_device(name: str) -> torch.device:
+
+def accelerator() -> str | None:
+    """`cuda` or `mps`, whichever is here, CUDA first; None where there is only the CPU."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return next((name for name, there in available.items() if there), None)
+
+
+def choose_device(name: str) -> "torch.device":
     """`auto` takes CUDA, then MPS, then the CPU. Raises MlaError for a device that is not there."""
+    import torch
+
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, there in available.items() if there)
+        name = accelerator() or "cpu"
     if name not in available:
         raise MlaError(f"no device named `{name}`", "choose auto, cpu, cuda or mps")
     if not available[name]:

@@ -130,7 +130,7 @@ def common_facts(run: Run, recipe: Recipe, predictions: Predictions, split: str)
         "seed": recipe.seed,
         "run": run.name,
         "checkpoint": predictions.facts["checkpoint"],
-        "selected_on": recipe.train.select_on,
+        "selected_on": predictions.facts.get("selected_on", recipe.train.select_on),  # other where it was imported
         "train_missing_rate": train_rate(recipe),
         "train_missing_pattern": recipe.train.missing_pattern if drawn else "",
         "natural_absence": float(1 - predictions.present[predictions.splits == split].mean()),

@@ -14,6 +14,9 @@ def history_rows(run: Run) -> pd.DataFrame:
     A figure that overflowed is NaN. Raises MlaError for a run without any epoch.
     """
     lines, recipe = run.history(), run.recipe()
+    if run.is_imported:
+        hint = f"evaluate it with `mla eval {run.path}`"
+        raise MlaError(f"`{run.path}` was imported: what its training did to each modality is not known", hint)
     if not lines:
         raise MlaError(f"`{run.path / 'history.jsonl'}` holds no epoch", "train the run again with `--force`")
     facts = {

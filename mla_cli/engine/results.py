@@ -46,6 +46,7 @@ COLUMNS = (
     "num_groups",
     "smoke",
 )
+IMPORTED = "unknown (imported)"  # `selected_on` of a run whose weights were trained elsewhere
 # Rows are averaged only where all of these are equal.
 COMPARABLE = ("dataset", "protocol", "fold", "split", "selected_on", "train_missing_rate", "train_missing_pattern")
 # Rows stand side by side in a table where all of these, and the mask seeds, are equal.

@@ -16,7 +16,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -67,11 +67,24 @@ class Run:
     def info(self) -> dict[str, Any]:
         """`run.json`, or an empty mapping where the run never started."""
         path = self.path / "run.json"
-        return read_json(path, self.start_again) if path.is_file() else {}
+        return read_json(path, self.train_again) if path.is_file() else {}
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its weights come from a checkpoint that was trained elsewhere."""
+        return "imported" in self.info()
 
     @property
     def start_again(self) -> str:
         """The hint for what is damaged beyond repair."""
+        with suppress(MlaError):  # `run.json` itself is damaged
+            if self.is_imported:
+                return f"import it again with `{self.info()['imported']['again']}`"
+        return self.train_again
+
+    @property
+    def train_again(self) -> str:
+        """The hint where it was trained here."""
         return f"start the run again with `mla train --recipe {self.recipe_file} --run-dir {self.path.parent} --force`"
 
     @property

@@ -17,6 +17,7 @@ from mla_cli.engine.data import Data
 from mla_cli.engine.diagnostics import Diagnostics
 from mla_cli.engine.inputs import Inputs
 from mla_cli.engine.learning_rate import learning_rate_factor
+from mla_cli.engine.optimizers import build_optimizers
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 
@@ -50,7 +51,7 @@ class Session:
         for m, settings in recipe.augment.items():
             check_augment(m, self.stores[m].kind, settings)
         self.method = self.build_method(training)
-        self.optimizers = self.build_optimizers()
+        self.optimizers = build_optimizers(recipe, self.method, device)
         self.method.optimizers = self.optimizers
         self.method.idle = tuple(name for name in self.method.groups() if name not in self.optimizers)
         self.base_rates = {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
@@ -87,25 +88,6 @@ class Session:
         keys = recipe.method.options().get(recipe.method.name, {})
         method: BaseMethod = registry.load("methods", recipe.method.name).Method(context, **keys)
         return method.to(self.device)
-
-    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """One optimiser per group of the method, so that a step of one modality cannot move another."""
-        train, head = self.recipe.train, self.recipe.head
-        optimizers: dict[str, torch.optim.Optimizer] = {}
-        for name, parameters in self.method.groups().items():
-            parameters = [p for p in parameters if p.requires_grad]
-            if not parameters:
-                continue
-            chosen = {
-                key: getattr(head, key) if name.startswith("head") and getattr(head, key) is not None else value
-                for key, value in train.model_dump(include={"optimizer", "lr", "momentum", "weight_decay"}).items()
-            }
-            shared = {"lr": chosen["lr"], "weight_decay": chosen["weight_decay"], "fused": self.device.type != "mps"}
-            if chosen["optimizer"] == "sgd":
-                optimizers[name] = torch.optim.SGD(parameters, momentum=chosen["momentum"], **shared)
-            else:
-                optimizers[name] = torch.optim.AdamW(parameters, **shared)
-        return optimizers
 
     def split_loader(self, split: str) -> SplitLoader:
         return self.inputs.split_loader(split)

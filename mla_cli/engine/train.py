@@ -169,8 +169,11 @@ def validate(session: Session, split: str) -> dict[str, float]:
     return accuracies(predictions, fused)
 
 
-def finish(session: Session, run: Run) -> None:
-    """Score val and test with the selected checkpoint, write predictions and results, mark the run finished."""
+def finish(session: Session, run: Run, **facts: Any) -> None:
+    """Score val and test with the selected checkpoint, write predictions and results, mark the run finished.
+
+    facts: of the predictions, in place of those of a run that was trained here.
+    """
     which = "last" if session.recipe.train.select_on == "last" else "best"
     tensors, values = run.load_checkpoint(which)
     session.load_model(tensors)
@@ -189,7 +192,7 @@ def finish(session: Session, run: Run) -> None:
         "splits": {split: describe_samples(session.data.splits[split]) for split in SCORED},
         "checkpoint": f"{which}@{values['epoch']}",
         "train_missing": session.data.facts.get("train_missing"),
-    }
+    } | facts
     predictions.write(run.predictions)
     write_results(run)
     run.update(state="finished", best_epoch=session.progress.best_epoch, checkpoint=f"{which}@{values['epoch']}")

@@ -72,11 +72,13 @@ def test_unprepared_data_name_the_command(folder: Path) -> None:
 
 
 def test_raw_data_that_are_not_there_show_the_tree(folder: Path) -> None:
-    stderr = refused("prepare", "cremad")
+    stderr = refused("prepare", "cremad", "--quiet")
     assert stderr.startswith("error: no raw data for `cremad`: neither $MLA_RAW/cremad nor raw/cremad\nhint: pass")
     assert "AudioWAV/1001_DFA_ANG_XX.wav" in stderr
     assert "https://github.com/CheyneyComputerScience/CREMA-D" in stderr
-    assert refused("prepare", "cremad", "--root", "nowhere").startswith("error: `nowhere` is not a folder\nhint: ")
+    assert refused("prepare", "cremad", "--root", "nowhere", "--quiet").startswith(
+        "error: `nowhere` is not a folder\nhint: "
+    )
 
 
 def test_class_that_a_split_lacks(folder: Path) -> None:

@@ -1,0 +1,286 @@
+"""What a recipe costs on paper: parameters, kept activations, FLOPs, memory of a step, size of the store.
+
+Nothing is computed and no prepared data are needed. The encoders are built and run on torch's fake tensors, which have
+shapes and no numbers; what autograd keeps for the backward pass is seen by saved-tensor hooks, FLOPs are counted by
+torch's counter (a multiplication with its addition counts 2). Attention is the CPU's fused kernel, which keeps no
+attention matrix; so do the fused kernels of accelerators.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mla_cli import registry
+from mla_cli.data.features import row_dtype, row_shape
+from mla_cli.data.store import Store
+from mla_cli.engine.shapes import Shapes, shapes_of
+from mla_cli.errors import MlaError
+from mla_cli.recipe import default_encoder
+from mla_cli.schema import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mla_cli.core.method import BaseMethod
+
+FLOAT = 4  # bytes: weights, gradients and optimiser states are float32 under mixed precision too
+TRACED = 2  # samples; batch normalisation needs two
+STATES = {"sgd": 1, "adamw": 2}  # numbers that an optimiser keeps per parameter; sgd: where it has momentum
+HGM_BYTES = 8  # P is float64
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward and backward pass. Bytes kept: of each sample, and of the batch whatever its size; FLOPs a sample."""
+
+    kept: int
+    kept_fixed: int
+    forward_flops: int
+    step_flops: int
+
+    def kept_at(self, batch_size: int) -> int:
+        return self.kept_fixed + self.kept * batch_size
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """One modality: its encoder with the adapter, run through a linear head to a cross-entropy.
+
+    trained, frozen: numbers of parameters. buffers: bytes. states: optimiser's numbers. stored: bytes of a sample.
+    """
+
+    name: str
+    encoder: str
+    shape: tuple[int, ...]
+    trained: int
+    frozen: int
+    buffers: int
+    states: int
+    trace: Trace
+    stored: int
+
+    @property
+    def forward_flops(self) -> int:
+        return self.trace.forward_flops
+
+    @property
+    def step_flops(self) -> int:
+        """Forward and backward, a sample."""
+        return self.trace.step_flops
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The cost of a recipe. joint: a step runs all modalities together and keeps the activations of all."""
+
+    recipe: Recipe
+    shapes: Shapes
+    encoders: list[EncoderCost]
+    head: int
+    head_states: int
+    projection: int  # bytes of HGM's P
+    joint: bool
+    notes: list[str] = field(default_factory=list)
+
+    def memory(self, batch_size: int) -> dict[str, int]:
+        """Bytes at the peak of a step; gradients and activations of the largest unimodal step, or of all together.
+
+        An upper bound of these four: gradients grow while activations are let go. Not in it: workspaces of kernels,
+        the batch being prepared, the allocator's slack, the diagnostics.
+        """
+        steps = [(FLOAT * part.trained, part.trace.kept_at(batch_size)) for part in self.encoders]
+        gradients, activations = map(sum, zip(*steps, strict=True)) if self.joint else max(steps, key=sum)
+        states = FLOAT * (sum(part.states for part in self.encoders) + self.head_states)
+        return {
+            "weights and buffers": FLOAT * (sum(p.trained + p.frozen for p in self.encoders) + self.head)
+            + sum(part.buffers for part in self.encoders),
+            "gradients": gradients + FLOAT * self.head,
+            "optimiser states": states,
+            "projection of HGM": self.projection,
+            "activations": activations,
+        }
+
+    @property
+    def largest(self) -> str:
+        """Whose step needs most memory."""
+        batch = self.recipe.train.batch_size
+        return max(self.encoders, key=lambda p: FLOAT * p.trained + p.trace.kept_at(batch)).name
+
+
+def on_paper(recipe: Recipe, store: Store | None = None, data_dir: Path | None = None) -> Paper:
+    """The cost of a recipe; `shapes_of` says where shapes come from. Raises MlaError for what cannot be known."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from mla_cli.engine.optimizers import optimizer_settings
+
+    shapes = shapes_of(recipe, store, data_dir)
+    with FakeTensorMode():
+        method = build_method(recipe, shapes)
+        found = []
+        for m in shapes.modalities:
+            encoder, spec = method.encoders[m], shapes.specs[m]
+            parameters = list(encoder.parameters())
+            trained = sum(p.numel() for p in parameters if p.requires_grad)
+            cost = EncoderCost(
+                name=m,
+                encoder=section_of(recipe, shapes, m).name,
+                shape=shapes.inputs[m],
+                trained=trained,
+                frozen=sum(p.numel() for p in parameters) - trained,
+                buffers=sum(b.untyped_storage().nbytes() for b in encoder.buffers()),
+                states=trained * states_of(optimizer_settings(recipe, f"encoder.{m}")),
+                trace=trace_encoder(recipe, shapes, m, encoder),
+                stored=int(np.prod(row_shape(spec))) * row_dtype(spec).itemsize,
+            )
+            found.append(cost)
+        inside = {id(p) for p in method.encoders.parameters()}
+        head = sum(p.numel() for p in method.parameters() if id(p) not in inside)
+    notes = list(shapes.notes)
+    if any(getattr(section_of(recipe, shapes, m), "checkpointing", False) for m in shapes.modalities):
+        notes.append("checkpointing: one block is computed again in the backward pass, and its activations come on top")
+    projects = recipe.method.name == "mla" and recipe.method.hgm != "off"
+    return Paper(
+        recipe,
+        shapes,
+        found,
+        head,
+        head * states_of(optimizer_settings(recipe, "head")),
+        HGM_BYTES * recipe.shared_width**2 if projects else 0,
+        method.aligned,
+        notes,
+    )
+
+
+def states_of(settings: dict[str, Any]) -> int:
+    """Numbers that an optimiser keeps per parameter."""
+    return 0 if settings["optimizer"] == "sgd" and not settings["momentum"] else STATES[settings["optimizer"]]
+
+
+def section_of(recipe: Recipe, shapes: Shapes, modality: str) -> Any:
+    """A modality's encoder section, or that of its kind where the recipe names none."""
+    return recipe.encoders.get(modality) or default_encoder(shapes.specs[modality].kind)
+
+
+def build_method(recipe: Recipe, shapes: Shapes) -> "BaseMethod":
+    """The method with its encoders, as initialised: weights files are not read."""
+    import torch
+
+    from mla_cli.core.method import BaseMethod, Context
+    from mla_cli.core.model import build_encoders
+
+    sections = {m: section_of(recipe, shapes, m) for m in shapes.modalities}
+    encoders = build_encoders(sections, shapes.inputs, shapes.tokens, recipe.shared_width, recipe.seed)
+    for m, section in sections.items():
+        if getattr(section, "frozen", False):
+            encoders.get_submodule(f"{m}.network").requires_grad_(False)
+    context = Context(
+        modalities=list(shapes.modalities),
+        encoders=encoders,
+        num_classes=shapes.num_classes,
+        width=recipe.shared_width,
+        seed=recipe.seed,
+        section=recipe.method,
+        device=torch.device("cpu"),
+        label_smoothing=recipe.train.label_smoothing,
+        autocast=torch.bfloat16 if recipe.train.precision == "bf16" else None,
+        num_samples=recipe.train.batch_size,
+        epochs=recipe.train.epochs,
+    )
+    keys = recipe.method.options().get(recipe.method.name, {})
+    method: BaseMethod = registry.load("methods", recipe.method.name).Method(context, **keys)
+    return method
+
+
+def blank_batch(shapes: Shapes, modality: str, count: int) -> "Tensor":
+    """(count, *input): zeros, or token 0."""
+    import torch
+
+    is_text = modality in shapes.tokens
+    return torch.zeros(count, *shapes.inputs[modality], dtype=torch.int32 if is_text else torch.float32)
+
+
+def trace_encoder(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Module") -> Trace:
+    """A modality's unimodal step. Of a frozen encoder, whose features are stored, only the adapter and the head run."""
+    import torch
+    from torch import nn
+
+    head = nn.Linear(recipe.shared_width, shapes.num_classes)
+    stored = getattr(section_of(recipe, shapes, modality), "frozen", False)
+
+    def loss(count: int) -> "Tensor":
+        if stored:
+            inputs, network = torch.zeros(count, int(encoder.network.width)), encoder.adapter  # type: ignore[arg-type, union-attr]
+        else:
+            inputs, network = blank_batch(shapes, modality, count), encoder
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+            logits = head(network(inputs))  # type: ignore[operator]
+        return nn.functional.cross_entropy(logits.float(), torch.zeros(count, dtype=torch.int64))
+
+    encoder.train()
+    try:
+        return trace(loss, [*encoder.parameters(), *encoder.buffers(), *head.parameters()])
+    except MlaError:
+        raise
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise MlaError(
+            f"`encoders.{modality}` cannot be run on paper: {str(error).splitlines()[0]}",
+            "choose another encoder, or measure a run: `mla train --smoke`",
+        ) from error
+
+
+def trace(loss: "Callable[[int], Tensor]", own: "Iterable[Tensor]") -> Trace:
+    """Run loss(n), a mean over n samples, forward and backward with two and with four samples; call it on fake tensors.
+
+    own: weights and buffers, which are kept anyway. What is kept counts once by its storage, however many views or
+    operations share it; copies of weights in half precision are what does not grow with the batch.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    weights = {tensor.untyped_storage()._cdata for tensor in own}
+    kept: list[int] = []
+    flops: list[tuple[int, int]] = []
+    for count in (TRACED, 2 * TRACED):
+        storages: dict[int, int] = {}
+        held: list[Any] = []  # so that no address is used twice
+
+        def keep(tensor: "torch.Tensor", storages: dict[int, int] = storages, held: list[Any] = held) -> "torch.Tensor":
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                storages[storage._cdata] = storage.nbytes()
+                held.append(storage)
+            return tensor
+
+        counter = FlopCounterMode(display=False, custom_mapping=cpu_attention())
+        with counter:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                found = loss(count)
+            forward = counter.get_total_flops()
+            found.backward()
+        kept.append(sum(storages.values()))
+        flops.append((forward, counter.get_total_flops()))
+    each = (kept[1] - kept[0]) // TRACED
+    (forward, step), (more_forward, more_step) = flops
+    return Trace(each, kept[0] - TRACED * each, (more_forward - forward) // TRACED, (more_step - step) // TRACED)
+
+
+def cpu_attention() -> dict[Any, Any]:
+    """FLOPs of the CPU's fused attention, which torch's counter does not know; by its own formulas for attention."""
+    import torch
+    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    aten = torch.ops.aten
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }

@@ -1,0 +1,78 @@
+"""What the paper's recipes cost, as the table of README.md: on paper, and a round measured at two small batches.
+
+    python tests/benchmarks/cost.py [--no-measure] [RECIPE ...]
+
+Figures on paper are the same everywhere. The measured ones need an idle machine, and minutes: every round of `mla` is a
+forward and a backward pass of all encoders. Nothing is downloaded, nothing is read but the package.
+"""
+
+import argparse
+from typing import Any
+
+from mla_cli.costs import size, work
+from mla_cli.engine.measure import Cost, cost
+from mla_cli.recipe import load_recipe
+
+RECIPES = ("cremad", "kinetics_sounds", "food101", "mvsa", "iemocap")
+COLUMNS = ("recipe", "parameters", "kept/sample", "FLOP/round", "memory", "store/sample")
+MEASURED = ("round, batch 2", "batch 4", "memory, batch 4", "round, batch 64", "memory, batch 64")
+
+
+def finish(steps: Any) -> Cost:
+    """Exhaust the events; their value."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: Cost = stop.value
+            return found
+
+
+def on_paper(found: Cost) -> list[str]:
+    """Cells of the first table; kept is the largest modality's, whose step decides about memory."""
+    paper = found.paper
+    batch = paper.recipe.train.batch_size
+    largest = max(paper.encoders, key=lambda part: part.trace.kept)
+    return [
+        f"{(sum(p.trained + p.frozen for p in paper.encoders) + paper.head) / 1e6:.1f} M",
+        f"{size(largest.trace.kept)} ({largest.name})",
+        work(sum(p.step_flops for p in paper.encoders) * batch),
+        size(sum(paper.memory(batch).values())),
+        size(sum(p.stored for p in paper.encoders)),
+    ]
+
+
+def measured(found: Cost) -> list[str]:
+    """Cells of the second table; those at the recipe's batch lie on the line through the others."""
+    batch = found.paper.recipe.train.batch_size
+    seconds, peak = found.seconds_at(batch), found.peak_at(batch)
+    last = found.measured[-1]
+    return [
+        *(f"{m.median:.2f} s" for m in found.measured),
+        "" if last.peak is None else size(last.peak),
+        "" if seconds is None else f"{seconds:.0f} s",
+        "" if peak is None else size(peak),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="*", default=RECIPES)
+    parser.add_argument("--no-measure", action="store_true")
+    wanted = parser.parse_args()
+    costs = {name: finish(cost(load_recipe(name), measured=not wanted.no_measure)) for name in wanted.recipes}
+    for columns, cells in ((COLUMNS, on_paper), (("recipe", *MEASURED), measured)):
+        rows = {name: cells(found) for name, found in costs.items() if cells is on_paper or found.measured}
+        if rows:
+            print("| " + " | ".join(columns) + " |\n|:--|" + "--:|" * (len(columns) - 1))
+            for name, row in rows.items():
+                print("| " + " | ".join([f"`{name}`", *row]) + " |")
+            print()
+    for name, found in costs.items():
+        for m in found.measured:
+            span = f"{min(m.seconds):.2f} to {max(m.seconds):.2f} s"
+            print(f"{name}, batch {m.batch_size}: {span}, n = {len(m.seconds)}, threads {m.threads}")
+
+
+if __name__ == "__main__":
+    main()
