@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mla_cli.core import fusion
+from mla_cli.core import fusion, metrics
 from mla_cli.data.missing import PATTERNS, draw_present, parse_rates, subset_present
 from mla_cli.engine import curves, results
 from mla_cli.engine.draws import train_rate
@@ -76,7 +76,7 @@ class Evaluator:
                 "num_samples": int(has.sum()),
                 "num_groups": count_groups(p.groups[has]),
             }
-            for metric, value in metrics(p.logits[has, i], p.labels[has]).items():
+            for metric, value in scores(p.logits[has, i], p.labels[has]).items():
                 yield self.row(metric=metric, value=value, fusion="", **facts)
 
     def fused_rows(self, rule: str, present: np.ndarray, **facts: Any) -> Iterable[dict[str, Any]]:
@@ -89,21 +89,12 @@ class Evaluator:
         else:  # a subset of modalities that some samples naturally lack
             logits = Evaluator(p.take(some), self.recipe, self.common).fused(rule, present[some])
         counts = {"num_samples": int(some.sum()), "num_groups": count_groups(p.groups[some])}
-        for metric, value in metrics(logits, p.labels[some]).items():
+        for metric, value in scores(logits, p.labels[some]).items():
             yield self.row(output="fused", fusion=rule, metric=metric, value=value, **counts, **facts)
 
 
-def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, and the unweighted mean of the F1 of every class that is a label or a prediction here."""
-    predicted = logits.argmax(1)
-    num_classes = logits.shape[1]
-    hits = np.bincount(labels[predicted == labels], minlength=num_classes)
-    seen = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes)
-    present = seen > 0
-    return {
-        "accuracy": float((predicted == labels).mean()),
-        "macro_f1": float((2 * hits[present] / seen[present]).mean()),
-    }
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return {"accuracy": metrics.accuracy(logits, labels), "macro_f1": metrics.macro_f1(logits, labels)}
 
 
 def count_groups(groups: np.ndarray) -> int:

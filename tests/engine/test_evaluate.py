@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from tiny import difference, make_session, mfeat_recipe, trained
 
 from mla_cli.core import fusion
@@ -19,7 +19,6 @@ from mla_cli.engine.evaluate import (
     count_groups,
     default_rows,
     evaluate,
-    metrics,
     mixed_logits,
     parse_request,
 )
@@ -39,27 +38,6 @@ def runs(mfeat_store, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
         name: trained(mfeat_recipe(VIEWS, method={"name": name}, train={"epochs": 3}), data_dir, folder)
         for name in ("mla", "concat", "late")
     }
-
-
-# ------------------------------------------------------------ metrics
-
-
-def test_metrics_by_hand() -> None:
-    logits = np.array([[2, 1, 0], [2, 1, 0], [0, 1, 0], [0, 1, 0]], dtype=float)  # predicted 0 0 1 1
-    labels = np.array([0, 1, 1, 1])
-    found = metrics(logits, labels)
-    assert found["accuracy"] == 0.75
-    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # class 2 is neither label nor prediction
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_metrics_equal_those_of_scikit_learn(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    logits, labels = rng.normal(size=(40, 9)), rng.integers(0, 6, 40)
-    found = metrics(logits, labels)
-    predicted = logits.argmax(1)
-    assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
-    assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
 
 
 def test_groups_without_a_name_do_not_count() -> None:
