@@ -14,15 +14,14 @@ from mla_cli.core import fusion
 from mla_cli.data.missing import draw_present
 from mla_cli.engine.evaluate import (
     Evaluator,
-    Request,
     common_facts,
     count_groups,
     default_rows,
     evaluate,
     mixed_logits,
-    parse_request,
 )
 from mla_cli.engine.predictions import read_predictions
+from mla_cli.engine.request import Request, parse_request
 from mla_cli.engine.results import COLUMNS
 from mla_cli.engine.run import Run
 from mla_cli.engine.scoring import score
@@ -40,9 +39,10 @@ def runs(mfeat_store, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     }
 
 
-def test_groups_without_a_name_do_not_count() -> None:
-    assert count_groups(np.array(["a", "", "b", "a", ""], dtype=object)) == 2
-    assert count_groups(np.array([], dtype=object)) == 0
+def test_units_count_where_any_holds_several_samples() -> None:
+    assert count_groups(np.array([0, 1, 2, 0, 3])) == 4
+    assert count_groups(np.arange(5)) == 0
+    assert count_groups(np.array([], dtype=int)) == 0
 
 
 # ------------------------------------------------------------ rows
