@@ -33,6 +33,7 @@ LEVELS = (
         "matrix",
         "diagnosis",
         "probing",
+        "evaluation",
         "standings",
         "tables",
         "__main__",

@@ -25,6 +25,16 @@ def eval_command(
     fusion_weights: Annotated[
         str | None, typer.Option("--fusion-weights", help="For --fusion fixed: audio=0.6,text=0.4.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="Metrics by name, such as nll,ece,recall, or all.")
+    ] = None,
+    intervals: Annotated[
+        bool | None,
+        typer.Option("--intervals/--no-intervals", help="95 % intervals; default: where no absence is drawn."),
+    ] = None,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Also with temperatures fitted on val: NLL and ECE before and after.")
+    ] = False,
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
     dataset: Annotated[str | None, typer.Option("--dataset", help="Score the run on another prepared set.")] = None,
     table: Annotated[Path | None, typer.Option("--table", help="Score the rows of a table, labelled or not.")] = None,
@@ -44,7 +54,8 @@ def eval_command(
 ) -> None:
     """Evaluate a finished run at any missing rate and fusion rule, from its stored predictions."""
     from mla_cli import render, tables
-    from mla_cli.engine import evaluate as engine
+    from mla_cli.engine.evaluate import evaluate
+    from mla_cli.engine.request import notes_of, parse_request
     from mla_cli.engine.run import find_run
 
     render.check_format(output_format)
@@ -53,7 +64,7 @@ def eval_command(
     chosen = find_run(run, run_dir)
     render.say(f"evaluating {chosen.path}", quiet)
     if linear_probe:
-        if missing_rate or pattern or fusion or dataset or table or diagnostics:
+        if missing_rate or pattern or fusion or dataset or table or diagnostics or metrics or temperature:
             raise typer.BadParameter("--linear-probe reads the run's own data: it goes with RUN, --split and --format")
         from mla_cli.engine.probe import probe
         from mla_cli.probing import print_probe
@@ -61,24 +72,28 @@ def eval_command(
         print_probe(render.show(probe(chosen, data_dir, split), quiet), output_format)
         return
     if diagnostics:
-        if missing_rate or pattern or fusion or dataset or table:
+        if missing_rate or pattern or fusion or dataset or table or metrics or temperature:
             raise typer.BadParameter("--diagnostics shows the run's training: it goes with RUN and --format only")
         from mla_cli.diagnosis import print_diagnosis
 
         print_diagnosis(chosen, output_format, quiet)
         return
     if table is not None:
+        if metrics or temperature or intervals is not None:
+            raise typer.BadParameter("--table predicts rows without labels, so there is no metric to count")
         from mla_cli.engine.rescore import score_table
 
         render.print_lines(render.show(score_table(chosen, table, root, out), quiet))
         return
-    request = engine.parse_request(split, missing_rate, pattern, mask_seeds, fusion, fusion_weights)
+    request = parse_request(
+        split, missing_rate, pattern, mask_seeds, fusion, fusion_weights, metrics, intervals, temperature
+    )
     predictions = None
     if dataset is not None:
         from mla_cli.engine.rescore import score_dataset
 
         predictions = render.show(score_dataset(chosen, dataset, data_dir), quiet)
-    rows = engine.evaluate(chosen, request, predictions)
-    for warning in engine.warnings_of(request):
-        render.say(f"warning: {warning}")
+    rows = evaluate(chosen, request, predictions)
+    for note in notes_of(request, rows):
+        render.say(note)
     tables.print_eval(rows, output_format)

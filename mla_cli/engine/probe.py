@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mla_cli import registry
+from mla_cli.core.metrics import accuracy
 from mla_cli.engine.data import SPLITS, Data, complete, load_data, open_store, prepare_command, run_fingerprint
-from mla_cli.engine.evaluate import Evaluator, common_facts, count_groups, metrics
+from mla_cli.engine.evaluate import Evaluator, common_facts, count_groups
 from mla_cli.engine.events import Note, Progress, Steps
 from mla_cli.engine.predictions import Predictions, read_predictions
 from mla_cli.engine.run import Run
+from mla_cli.engine.scores import DEFAULT, Output, score_rows
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 
@@ -102,9 +104,9 @@ def choose(
     best, best_accuracy, last = None, -1.0, None
     for done, l2 in enumerate(STRENGTHS, 1):
         last = fit(*train, l2, last)
-        accuracy = metrics(last.logits(val[0], num_classes), val[1])["accuracy"]
-        if accuracy > best_accuracy:
-            best, best_accuracy = last, accuracy
+        found = accuracy(last.logits(val[0], num_classes), val[1])
+        if found > best_accuracy:
+            best, best_accuracy = last, found
         yield Progress(f"probes of {modality}", done, len(STRENGTHS))
     assert best is not None
     if not best.converged:
@@ -147,12 +149,10 @@ def probe(run: Run, data_dir: Path, split: str = "test") -> Steps[Probed]:
             (features["train"], labels["train"]), (features["val"], labels["val"]), len(data.classes), m
         )
         strengths[m], num_train[m] = found.l2, len(have["train"])
-        counts = {
-            "num_samples": len(have[split]),
-            "num_groups": count_groups(data.splits[split].groups[have[split]]),
-        }
-        for metric, value in metrics(found.logits(features[split], len(data.classes)), labels[split]).items():
-            rows.append(common | counts | {"output": m, "metric": metric, "value": value})
+        scored = Output(found.logits(features[split], len(data.classes)), labels[split], head.units[have[split]])
+        counts = {"num_samples": len(scored.labels), "num_groups": count_groups(scored.units)}
+        for facts in score_rows(scored, DEFAULT, data.classes, bounded=True):
+            rows.append(common | counts | {"output": m} | facts)
     return Probed(rows, strengths, num_train)
 
 
