@@ -32,6 +32,8 @@ LEVELS = (
         "matrix",
         "diagnosis",
         "standings",
+        "comparison",
+        "overview",
         "tables",
         "__main__",
     },
@@ -141,6 +143,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     [
         ("mla_cli.cli", ("torch", "torchaudio", "torchvision", "av", "pandas", "pyarrow", "scipy", "matplotlib")),
         ("mla_cli.engine.evaluate", ("torch", "torchaudio", "torchvision", "av")),
+        ("mla_cli.engine.compare, mla_cli.engine.diff, mla_cli.engine.status", ("torch", "matplotlib")),
         ("mla_cli.data.missing", ("torch", "pandas")),
         ("mla_cli.core.fusion", ("torch", "pandas")),
     ],
