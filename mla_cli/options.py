@@ -16,6 +16,10 @@ SplitFile = Annotated[str | None, typer.Option("--split-file", help="Published l
 RecipeName = Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe name or YAML file.")]
 Force = Annotated[bool, typer.Option("--force", help="Start again, replacing what is there.")]
 Format = Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option("--logger", help="csv, tensorboard or wandb (offline), into the run's folder; repeat."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
 
