@@ -31,6 +31,7 @@ LEVELS = (
         "wide",
         "matrix",
         "diagnosis",
+        "evaluation",
         "standings",
         "comparison",
         "overview",

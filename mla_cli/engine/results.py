@@ -1,7 +1,8 @@
 """The tidy results table: its columns, and honest averages over it.
 
 One number per row. Inside a run the mean over mask seeds; across runs the mean and standard deviation of those means
-over training seeds. Rows that differ in data set, protocol, fold, split, selection or mask seeds are never averaged.
+over training seeds. Rows that differ in data set, protocol, fold, split, items, selection or mask seeds are never
+averaged.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,12 @@ COLUMNS = (
     "protocol",
     "fold",
     "split",
+    "items",
     "recipe",
     "method",
     "hgm",
     "fusion",
+    "temperature",
     "seed",
     "run",
     "checkpoint",
@@ -46,10 +49,12 @@ COLUMNS = (
     "num_groups",
     "smoke",
 )
-# Rows are averaged only where all of these are equal.
-COMPARABLE = ("dataset", "protocol", "fold", "split", "selected_on", "train_missing_rate", "train_missing_pattern")
 # Rows stand side by side in a table where all of these, and the mask seeds, are equal.
-SIDE_BY_SIDE = ("dataset", "protocol", "split")
+SIDE_BY_SIDE = ("dataset", "protocol", "fold", "split", "selected_on", "items")
+# Rows are averaged only where all of these are equal too.
+COMPARABLE = (*SIDE_BY_SIDE, "train_missing_rate", "train_missing_pattern")
+UNKNOWN = "unknown"  # begins the `selected_on` of a run whose epochs were chosen elsewhere, nobody knows how
+OTHER_ITEMS = "train all with one dataset.fold, split_seed, split_file, pair_seed and limit, on the same prepared data"
 
 
 def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -74,11 +79,22 @@ def refuse_smoke(table: pd.DataFrame) -> None:
 
 
 def check_comparable(table: pd.DataFrame, columns: Sequence[str] = COMPARABLE) -> None:
-    """Raise MlaError if the rows differ in something that forbids averaging or comparing them."""
+    """Raise MlaError if the rows differ in something that forbids averaging or comparing them.
+
+    Of several runs none may be imported: an epoch that was chosen nobody knows how equals no other.
+    """
     for column in columns:
         values = table[column].drop_duplicates().tolist()
+        if column == "selected_on" and table["run"].nunique() > 1:
+            for value in values:
+                if str(value).startswith(UNKNOWN):
+                    run = table["run"][table[column] == value].iloc[0]
+                    hint = f"show it by itself: `mla eval {run}`"
+                    raise MlaError(f"how the epoch of `{run}` was chosen is {value}: it cannot be compared", hint)
         if len(values) > 1:
             shown = ", ".join(f"`{v}`" for v in values[:4])
+            if column == "items":
+                raise MlaError(f"the runs were scored on different items of one split (hashes {shown})", OTHER_ITEMS)
             raise MlaError(f"the runs differ in {column}: {shown}", "compare only runs that agree in it")
     masks = table.groupby(["run", "missing_rate", "missing_pattern"], dropna=False)["mask_seed"].agg(
         lambda s: tuple(sorted(s.dropna().unique()))
@@ -89,12 +105,18 @@ def check_comparable(table: pd.DataFrame, columns: Sequence[str] = COMPARABLE) -
 
 
 def over_mask_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean (`value`), sd and number of mask seeds per run and setting. The sd of a single value is empty, not 0."""
-    averaged = ("value", "low", "high", "mask_seed", "realised_rate")
+    """Mean (`value`), sd and number of mask seeds per run and setting. The sd of a single value is empty, not 0.
+
+    `low` and `high` stay where there is one value only: a mean over draws has no interval. `num_samples` is a mean too.
+    """
+    averaged = ("value", "low", "high", "mask_seed", "realised_rate", "num_samples")
     keys = [c for c in table.columns if c not in averaged]  # also columns that a caller added, such as `setting`
     grouped = table.groupby(keys, dropna=False, sort=False)
     found = grouped["value"].agg(value="mean", sd="std", n="count")
-    found["realised_rate"] = grouped["realised_rate"].mean()
+    for column in ("low", "high"):
+        found[column] = grouped[column].first().astype(float).where(found["n"] == 1)
+    for column in ("realised_rate", "num_samples"):
+        found[column] = grouped[column].mean()
     return found.reset_index()
 
 
