@@ -9,67 +9,66 @@ from mla_cli.engine.diff import Difference
 from mla_cli.render import Wide
 from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, rates_tables
 
-NOT_SHOWN = ("setting", "difference", "num_samples", "units", "seeds")  # columns of the tests that stand elsewhere
-HEADS = {"p_holm": "p (Holm)"}
 KEYS_SHOWN = 6
 LONGEST_VALUE = 60  # characters of a value in a table; csv and json have all of it
 
 
 def comparison_tables(found: Comparison) -> list[Wide]:
-    """Accuracy alone and fused with the difference to the first setting and its p; fused accuracy by missing rate."""
+    """Accuracy alone and fused; how the settings differ from the first one; fused accuracy against missing rate."""
     cells, settings, first = Cells(found), list(found.runs_of), found.full
-    tests = found.tests.set_index("setting")
-    shown = [column for column in tests.columns if column not in NOT_SHOWN]
     lines = []
     for setting in settings:
         row = [setting, *(cells.text(setting, output) for output in cells.outputs)]
-        row.append(difference(cells.rows, setting, first))
-        row += [test_text(tests.loc[setting, column], column) if setting in tests.index else "" for column in shown]
-        lines.append([*row, str(cells.count(setting))])
+        lines.append([*row, difference(cells.rows, setting, first), str(cells.count(setting))])
     values = [[cells.value(setting, output) for output in cells.outputs] for setting in settings]
-    heads = [HEADS.get(column, column.replace("_", " ")) for column in shown]
-    columns = ["setting", *cells.outputs, f"fused - {first}", *heads, "seeds"]
-    notes = [about(cells.rows), *spread_notes(lines), *test_notes(found), *apart_notes(found)]
+    columns = ["setting", *cells.outputs, f"fused - {first}", "seeds"]
+    notes = [about(cells.rows)]
+    if any("±" in cell for line in lines for cell in line):
+        notes.append("± is the sd over training seeds; the difference is paired by seed")
+    notes += [*apart_notes(found), *untested_notes(found)]
     title = f"{CAPTION}: each modality alone, and fused"
     table = Wide(title, columns, lines, notes, best_cells(values), best_cells(values, place=1))
-    return [table, *rates_tables(cells, settings)]
+    return [table, *test_tables(found.tests, first), *rates_tables(cells, settings)]
 
 
-def test_text(value: float, column: str) -> str:
-    """A p with three decimals, and none of exactly 0; other columns of the tests as they are."""
-    if pd.isna(value):
-        return ""
-    if "p" not in column.split("_"):
-        return f"{value:g}"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def test_tables(tests: pd.DataFrame, first: str) -> list[Wide]:
+    """The tests of every setting against the first one; no table where nothing was tested."""
+    if tests.empty:
+        return []
+    exact = bool(tests["p_mcnemar"].notna().any())
+    lines = []
+    for row in tests.itertuples():
+        bounds = "" if pd.isna(row.low) else f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
+        line = [row.setting, f"{100 * row.difference:+.1f}", bounds, p_text(row.p), p_text(row.p_holm)]
+        line += [str(row.better), str(row.worse)]
+        line += [p_text(row.p_mcnemar), p_text(row.p_mcnemar_holm)] if exact else []
+        lines.append([*line, str(row.seeds)])
+    columns = ["setting", "difference", "95 %", "p", "p (Holm)", "better", "worse"]
+    columns += ["McNemar p", "McNemar p (Holm)"] if exact else []
+    samples, units = int(tests["num_samples"].iloc[0]), int(tests["units"].iloc[0])
+    over = f"{samples} test items" if units == samples else f"{samples} test items in {units} groups"
+    notes = [
+        f"difference in points, 95 % and p: paired bootstrap over {over}, of these seeds' mean (no claim on other seeds)",
+        f"Holm over {int(tests['p'].notna().sum())}; better, worse: items that more, fewer seeds get right",
+    ]
+    if not exact:
+        notes.append("McNemar's test takes items as independent: not valid where they come in groups")
+    if tests["p"].isna().any():
+        notes.append(f"no p and no interval: {units} {'items' if units == samples else 'groups'} are fewer than 10")
+    return [Wide(f"fused, against {first}, on the same test items", [*columns, "seeds"], lines, notes)]
 
 
-def spread_notes(lines: list[list[str]]) -> list[str]:
-    """What the ± mean, where there are any."""
-    some = any("±" in cell for line in lines for cell in line)
-    return ["± is the sd over training seeds; the difference is paired by seed"] if some else []
+def p_text(value: float) -> str:
+    """Three decimals, and no p of exactly 0; empty where nothing was tested."""
+    return "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def test_notes(found: Comparison) -> list[str]:
-    """What the p say, and which settings have none."""
+def untested_notes(found: Comparison) -> list[str]:
+    """Which settings are not tested, and why."""
     if found.split != "test":
         return [f"{found.split} chooses, test reports: no tests of differences here"]
-    tests, first = found.tests, found.full
-    notes = []
-    tested = tests[tests["p"].notna()] if "p" in tests else tests
-    if len(tested):
-        samples, units = int(tested["num_samples"].iloc[0]), int(tested["units"].iloc[0])
-        what = f"{samples} test items" + (f" in {units} groups" if units < samples else "")
-        notes.append(
-            f"p: {first} against each of the others on the same items, fused; paired bootstrap over {what}, of these "
-            f"seeds' mean (no claim about other seeds); Holm over {len(tested)}"
-        )
-    for row in tests[~tests.index.isin(tested.index)].itertuples():
-        notes.append(f"{row.setting}: not tested, {int(row.units)} groups or items are fewer than 10")
-    absent = [s for s in found.runs_of if s != first and s not in set(tests["setting"])]
-    if absent:
-        notes.append(f"not tested, no seed or other items in common with {first}: {', '.join(absent)}")
-    return notes
+    absent = [s for s in found.runs_of if s != found.full and s not in set(found.tests["setting"])]
+    return [f"not tested, no seed or other items in common with {found.full}: {', '.join(absent)}"] if absent else []
 
 
 def apart_notes(found: Comparison) -> list[str]:

@@ -16,7 +16,7 @@ from mla_cli.engine.run import Run
 from mla_cli.evaluation import eval_tables
 from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
-from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
+from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say
 from mla_cli.standings import hgm_tables, table1_tables, table3_tables
 from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, left_out, rates_tables
 

@@ -6,21 +6,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mla_cli.engine import results
-from mla_cli.engine.evaluate import Request, evaluate, parse_request
+from mla_cli.engine.evaluate import evaluate
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
-from mla_cli.engine.predictions import read_predictions
+from mla_cli.engine.request import Request, parse_request
 from mla_cli.engine.run import Run, find_run
 from mla_cli.errors import MlaError
 from mla_cli.files import read_json
 from mla_cli.recipe import NOT_HASHED, dotted
 
-# Settings stand side by side only where all of these are equal, and the test items.
-SAME = ("dataset", "protocol", "fold", "split", "selected_on")
+NO_METRICS = [
+    "setting",
+    "num_samples",
+    "units",
+    "seeds",
+    "low",
+    "high",
+]  # columns of tests that are no figure of theirs
 NAMED_KEYS = 3  # a row is called after so many differing keys at most
 
 
@@ -47,16 +52,15 @@ class Comparison:
     def tidy(self) -> pd.DataFrame:
         """All numbers, one per row: the settings' results, then the tests, with `setting` as first column."""
         table = self.rows[["setting", *results.COLUMNS]]
-        first, wanted = self.rows.iloc[0], ("dataset", "protocol", "fold", "split", "selected_on")
-        shared = {column: first[column] for column in wanted} | {"output": "fused", "smoke": False}
-        tests = [
-            shared
-            | {"setting": test["setting"], "num_samples": test["num_samples"], "metric": f"paired_{metric}"}
-            | {"value": test[metric], "num_groups": test["units"] if test["units"] < test["num_samples"] else 0}
-            for test in self.tests.to_dict("records")
-            for metric in self.tests.columns
-            if metric not in ("setting", "num_samples", "units", "seeds")
-        ]
+        shared = {column: self.rows.iloc[0][column] for column in results.SIDE_BY_SIDE}
+        shared |= {"output": "fused", "smoke": False}
+        tests = []
+        for test in self.tests.to_dict("records"):
+            groups = test["units"] if test["units"] < test["num_samples"] else 0
+            about = shared | {"setting": test["setting"], "num_samples": test["num_samples"], "num_groups": groups}
+            for metric in self.tests.columns.difference(NO_METRICS, sort=False):
+                bounds = {"low": test["low"], "high": test["high"]} if metric == "difference" else {}
+                tests.append(about | {"metric": f"paired_{metric}", "value": test[metric]} | bounds)
         if tests:
             table = pd.concat([table, pd.DataFrame(tests, columns=table.columns)])
         return table.astype({"seed": "Int64", "mask_seed": "Int64"})  # a test has none
@@ -95,44 +99,35 @@ def compare_runs(names: Sequence[str], run_dir: Path, request: Request) -> Compa
         raise MlaError(f"{counted} to compare", "name two runs or more, or the folder of an ablation")
     runs_of, differing = settings(runs)
     parts: list[pd.DataFrame] = []
-    items_of: dict[str, frozenset[str]] = {}
-    whole: frozenset[str] | None = None  # the items of all but modalities alone, which may have fewer
     for setting, own in runs_of.items():
         for run in own:
-            predictions = read_predictions(run.predictions)
             alone = run.recipe().method.name == "unimodal"  # it has nothing to lose
-            rows = evaluate(run, replace(request, rates=(0.0,)) if alone else request, predictions)
-            parts.append(rows.assign(setting=setting))
-            results.check_comparable(pd.concat([parts[0], parts[-1]]), SAME)
-            scored = items(predictions, request.split)
-            whole = scored if whole is None and not alone else whole
-            if scored != (items_of.setdefault(setting, scored) if alone else whole):
-                raise MlaError(
-                    f"`{run.name}` was scored on other {request.split} items than `{runs[0].name}`",
-                    f"see what differs with `mla diff {runs[0].path} {run.path}`",
-                )
-            items_of[setting] = scored
-    table = pd.concat(parts, ignore_index=True)
-    results.refuse_smoke(table)
+            found = evaluate(run, replace(request, rates=(0.0,)) if alone else request)
+            parts.append(found.assign(setting=setting))
+            refuse_other(parts[0], parts[-1])
+    rows = pd.concat(parts, ignore_index=True)
+    results.refuse_smoke(rows)
     tests = pd.DataFrame(columns=["setting", "num_samples", "units"])
     if request.split == "test":
-        first = next(iter(runs_of))
-        tested = {name: runs_of[name] for name, scored in items_of.items() if scored == items_of[first]}
-        fused = table[table["output"] == "fused"].groupby("setting", sort=False)["fusion"].first()
-        tests = compare(tested, fused.to_dict(), first)
-    return Comparison(table, runs_of, tests, request.split, differing, left_out)
+        fused = rows[(rows["output"] == "fused") & (rows["missing_rate"] == 0)].groupby("setting", sort=False).first()
+        same = fused[fused["num_samples"] == fused["num_samples"].iloc[0]]  # one modality alone may lack some items
+        tests = compare({name: runs_of[name] for name in same.index}, same["fusion"].to_dict(), next(iter(runs_of)))
+    return Comparison(rows, runs_of, tests, request.split, differing, left_out)
+
+
+def refuse_other(first: pd.DataFrame, other: pd.DataFrame) -> None:
+    """Raise MlaError, naming the two runs, where their rows may not stand in one table."""
+    try:
+        results.check_comparable(pd.concat([first, other], ignore_index=True), results.SIDE_BY_SIDE)
+    except MlaError as error:
+        one, two = first["run"].iloc[0], other["run"].iloc[0]
+        raise MlaError(f"`{one}` and `{two}`: {error.message}", error.hint) from error
 
 
 def request(split: str, rates: str, mask_seeds: str) -> Request:
     """From the texts of the options. Raises MlaError for what is no split, rate or seed."""
     asked = parse_request(split, None, None, mask_seeds, None, None)
     return replace(asked, rates=sorted({0.0, *parse_rates_list(rates)}))  # the first table shows complete modalities
-
-
-def items(predictions: Any, split: str) -> frozenset[str]:
-    """The ids of the items that are scored."""
-    p = predictions.of_split(split)
-    return frozenset(p.ids[np.flatnonzero(p.present.any(1))])
 
 
 def settings(runs: Sequence[Run]) -> tuple[dict[str, list[Run]], list[str]]:

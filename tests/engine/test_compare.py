@@ -9,6 +9,7 @@ import pytest
 from tiny import mfeat_recipe, trained
 
 from mla_cli.comparison import comparison_tables
+from mla_cli.comparison import test_tables as tables_of_tests
 from mla_cli.engine import compare as engine
 from mla_cli.engine.compare import compare_runs, labels_of, request
 from mla_cli.engine.paired import compare
@@ -58,17 +59,27 @@ def test_seeds_are_grouped_and_each_setting_is_tested_against_the_first(runs: di
     }
     rules = {"mla, hgm=rls": "entropy", "mla, hgm=off": "entropy", "late": "native"}
     pd.testing.assert_frame_equal(found.tests, compare(runs_of, rules, "mla, hgm=rls"))
-    (table,) = comparison_tables(found)
-    assert table.columns[:5] == ["setting", "mor", "fou", "fused", "fused - mla, hgm=rls"]
-    assert table.columns[-1] == "seeds" and "p" in table.columns and "p (Holm)" in table.columns
+    table, tests = comparison_tables(found)
+    assert table.columns == ["setting", "mor", "fou", "fused", "fused - mla, hgm=rls", "seeds"]
     assert [row[-1] for row in table.rows] == ["2", "2", "1"]
     first = [r for r in found.rows.to_dict("records") if r["output"] == "fused" and r["metric"] == "accuracy"]
     off = [r["value"] for r in first if r["setting"] == "mla, hgm=off"]
     assert table.rows[1][3].startswith(f"{100 * sum(off) / 2:.1f} ± ")
-    notes = "\n".join(table.notes)
-    assert "test n = 96, epoch chosen on val" in notes
-    assert "paired bootstrap over 96 test items" in notes and "Holm over 2" in notes
-    assert "apart from the method they differ in train.lr" in notes
+    assert "mfeat, protocol shipped, test n = 96, epoch chosen on val" in table.notes
+    assert "apart from the method they differ in train.lr" in table.notes
+    row = found.tests.iloc[1]
+    assert tests.rows[1][:3] == [
+        "late",
+        f"{100 * row.difference:+.1f}",
+        f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
+    ]
+    assert tests.rows[1][3:] == [
+        f"{row.p:.3f}", f"{row.p_holm:.3f}", str(row.better), str(row.worse), f"{row.p_mcnemar:.3f}",
+        f"{row.p_mcnemar_holm:.3f}", "1",
+    ]  # fmt: skip
+    assert tests.title == "fused, against mla, hgm=rls, on the same test items"
+    notes = "\n".join(tests.notes)
+    assert "paired bootstrap over 96 test items, of" in notes and "Holm over 2;" in notes
 
 
 def test_tidy_rows_hold_results_and_tests(runs: dict[str, Run], tmp_path: Path) -> None:
@@ -77,17 +88,43 @@ def test_tidy_rows_hold_results_and_tests(runs: dict[str, Run], tmp_path: Path) 
     assert tidy.columns[0] == "setting"
     p = tidy[tidy["metric"] == "paired_p"]
     assert p["setting"].tolist() == ["late"] and p["value"].iloc[0] == found.tests["p"].iloc[0]
+    (difference,) = tidy[tidy["metric"] == "paired_difference"].to_dict("records")
+    row = found.tests.iloc[0]
+    assert (difference["value"], difference["low"], difference["high"]) == (row.difference, row.low, row.high)
     assert p["num_samples"].tolist() == [96] and p["split"].tolist() == ["test"]
-    assert set(tidy["metric"]) >= {"accuracy", "macro_f1", "paired_difference", "paired_p", "paired_p_holm"}
+    assert set(tidy["metric"]) >= {
+        "accuracy",
+        "macro_f1",
+        "paired_difference",
+        "paired_p",
+        "paired_p_holm",
+        "paired_p_mcnemar",
+    }
 
 
 def test_missing_rates_and_modalities_alone(runs: dict[str, Run], tmp_path: Path) -> None:
     found = compare_runs(paths(runs, "rls 0", "late 0", "mor 0"), tmp_path, request("test", "0.4", "0,1"))
-    first, second = comparison_tables(found)
+    first, _, second = comparison_tables(found)
     assert [row[0] for row in first.rows] == ["mla", "late", "unimodal"]
     assert second.columns == ["setting", "0", "0.4"]
     assert [row[0] for row in second.rows] == ["mla", "late"], "one modality alone cannot miss any"
     assert second.notes == ["each run's mean over 2 mask seeds"]
+
+
+def test_what_groups_and_too_few_of_them_leave_out() -> None:
+    nan = float("nan")
+    facts = {"setting": "late", "difference": -0.021, "better": 3, "worse": 9, "num_samples": 500, "seeds": 3}
+    grouped = {"low": -0.04, "high": -0.001, "p": 0.0002, "p_holm": 0.0002, "units": 50}
+    exact = {"p_mcnemar": nan, "p_mcnemar_holm": nan}
+    (table,) = tables_of_tests(pd.DataFrame([facts | grouped | exact]), "mla")
+    assert table.columns == ["setting", "difference", "95 %", "p", "p (Holm)", "better", "worse", "seeds"]
+    assert table.rows == [["late", "-2.1", "-4.0 to -0.1", "< 0.001", "< 0.001", "3", "9", "3"]]
+    assert "McNemar's test takes items as independent: not valid where they come in groups" in table.notes
+    few = dict.fromkeys(("low", "high", "p", "p_holm"), nan) | {"units": 6}
+    (table,) = tables_of_tests(pd.DataFrame([facts | few | exact]), "mla")
+    assert table.rows == [["late", "-2.1", "", "", "", "3", "9", "3"]]
+    assert "no p and no interval: 6 groups are fewer than 10" in table.notes
+    assert tables_of_tests(pd.DataFrame(columns=["setting"]), "mla") == []
 
 
 def test_val_has_no_tests(runs: dict[str, Run], tmp_path: Path) -> None:
@@ -108,8 +145,8 @@ def test_settings_without_a_common_seed_are_not_tested_and_named(runs: dict[str,
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("rls 0", "test 0"), "the runs differ in selected_on: `val`, `test`"),
-        (("rls 0", "limit 0"), "was scored on other test items than"),
+        (("rls 0", "test 0"), "`tiny-mla.*` and `tiny-mla.*`: the runs differ in selected_on: `val`, `test`"),
+        (("rls 0", "limit 0"), "the runs were scored on different items of one split"),
         (("rls 0",), "only `.*` to compare"),
     ],
 )
