@@ -48,7 +48,7 @@ def test_tables(tests: pd.DataFrame, first: str) -> list[Wide]:
     samples, units = int(tests["num_samples"].iloc[0]), int(tests["units"].iloc[0])
     over = f"{samples} test items" if units == samples else f"{samples} test items in {units} groups"
     notes = [
-        f"difference in points, 95 % and p: paired bootstrap over {over}, of these seeds' mean (no claim on other seeds)",
+        f"difference in points, 95 % and p: paired bootstrap over {over}, of these seeds' mean, not of others",
         f"Holm over {int(tests['p'].notna().sum())}; better, worse: items that more, fewer seeds get right",
     ]
     if not exact:

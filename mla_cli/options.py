@@ -20,6 +20,9 @@ Loggers = Annotated[
     list[str] | None,
     typer.Option("--logger", help="csv, tensorboard or wandb (offline), into the run's folder; repeat."),
 ]
+Reference = Annotated[
+    bool, typer.Option("--reference", help="Published numbers for the data set, in tables of their own.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
 

@@ -35,6 +35,7 @@ LEVELS = (
         "standings",
         "comparison",
         "overview",
+        "ledger",
         "tables",
         "__main__",
     },

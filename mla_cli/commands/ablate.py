@@ -16,6 +16,7 @@ from mla_cli.options import (
     Loggers,
     Quiet,
     RecipeName,
+    Reference,
     RunDir,
     Sets,
     Smoke,
@@ -40,6 +41,7 @@ def ablate_command(
     smoke: Smoke = False,
     device: Device = "auto",
     loggers: Loggers = None,
+    reference: Reference = False,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
     run_dir: RunDir = RUN_DIR,
@@ -53,6 +55,7 @@ def ablate_command(
     from mla_cli.engine.grids import parse_over
     from mla_cli.engine.loggers import check_loggers
     from mla_cli.engine.numbers import parse_numbers
+    from mla_cli.ledger import print_reference
 
     render.check_format(output_format)
     if significance and preset != "table1":
@@ -66,4 +69,6 @@ def ablate_command(
     done = render.show(engine.ablate(plan, data_dir, run_dir, workers, device), quiet)
     tables.write_ablation(done)
     tables.print_ablation(done, output_format, quiet)
+    if reference:
+        print_reference(done.rows, output_format, done.path)
     raise typer.Exit(1 if done.failed else 0)
