@@ -6,11 +6,11 @@ import pandas as pd
 
 from mla_cli.engine.compare import Comparison
 from mla_cli.engine.diff import Difference
-from mla_cli.render import Wide
+from mla_cli.render import Wide, counted
 from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, rates_tables
 
 KEYS_SHOWN = 6
-LONGEST_VALUE = 60  # characters of a value in a table; csv and json have all of it
+LONGEST_VALUE = 40  # characters of a value in a table; csv and json have all of it
 
 
 def comparison_tables(found: Comparison) -> list[Wide]:
@@ -49,7 +49,7 @@ def test_tables(tests: pd.DataFrame, first: str) -> list[Wide]:
     over = f"{samples} test items" if units == samples else f"{samples} test items in {units} groups"
     notes = [
         f"difference in points, 95 % and p: paired bootstrap over {over}, of these seeds' mean, not of others",
-        f"Holm over {int(tests['p'].notna().sum())}; better, worse: items that more, fewer seeds get right",
+        f"better, worse: items that more, fewer seeds get right; Holm over {counted(len(tests), 'row')}",
     ]
     if not exact:
         notes.append("McNemar's test takes items as independent: not valid where they come in groups")

@@ -106,7 +106,6 @@ def compare_runs(names: Sequence[str], run_dir: Path, request: Request) -> Compa
             parts.append(found.assign(setting=setting))
             refuse_other(parts[0], parts[-1])
     rows = pd.concat(parts, ignore_index=True)
-    results.refuse_smoke(rows)
     tests = pd.DataFrame(columns=["setting", "num_samples", "units"])
     if request.split == "test":
         fused = rows[(rows["output"] == "fused") & (rows["missing_rate"] == 0)].groupby("setting", sort=False).first()
@@ -116,8 +115,9 @@ def compare_runs(names: Sequence[str], run_dir: Path, request: Request) -> Compa
 
 
 def refuse_other(first: pd.DataFrame, other: pd.DataFrame) -> None:
-    """Raise MlaError, naming the two runs, where their rows may not stand in one table."""
+    """Raise MlaError, naming the two runs, where their rows may not stand in one table; and for a smoke run."""
     try:
+        results.refuse_smoke(other)
         results.check_comparable(pd.concat([first, other], ignore_index=True), results.SIDE_BY_SIDE)
     except MlaError as error:
         one, two = first["run"].iloc[0], other["run"].iloc[0]

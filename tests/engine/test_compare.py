@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "late": {"method": {"name": "late", "hgm": "off"}, "train": {**OFF["train"], "lr": 0.1}},
     "test": {"method": {"hgm": "off"}, "train": {**OFF["train"], "select_on": "test"}},
     "limit": {"method": {"hgm": "off"}, "dataset": {"limit": 64}},
+    "smoke": {"train": {**OFF["train"], "max_rounds": 1}},
     "mor": {"method": {"name": "unimodal", "hgm": "off", "unimodal": {"modality": "mor"}}},
 }
 
@@ -32,7 +33,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, mfeat_store: Any) -> dict[str, Run]:
     """Finished runs by setting and seed: read them, do not change them."""
     folder = tmp_path_factory.mktemp("runs")
-    wanted = [("rls", 0), ("rls", 1), ("off", 0), ("off", 1), ("late", 0), ("test", 0), ("limit", 0), ("mor", 0)]
+    wanted = [
+        ("rls", 0),
+        ("rls", 1),
+        ("off", 0),
+        ("off", 1),
+        ("late", 0),
+        ("test", 0),
+        ("limit", 0),
+        ("mor", 0),
+        ("smoke", 0),
+    ]
     return {
         f"{name} {seed}": trained(mfeat_recipe(**({**OFF, **SETTINGS[name]} | {"seed": seed})), data_dir, folder)
         for name, seed in wanted
@@ -79,7 +90,7 @@ def test_seeds_are_grouped_and_each_setting_is_tested_against_the_first(runs: di
     ]  # fmt: skip
     assert tests.title == "fused, against mla, hgm=rls, on the same test items"
     notes = "\n".join(tests.notes)
-    assert "paired bootstrap over 96 test items, of" in notes and "Holm over 2;" in notes
+    assert "paired bootstrap over 96 test items, of" in notes and "Holm over 2 rows" in notes
 
 
 def test_tidy_rows_hold_results_and_tests(runs: dict[str, Run], tmp_path: Path) -> None:
@@ -147,6 +158,8 @@ def test_settings_without_a_common_seed_are_not_tested_and_named(runs: dict[str,
     [
         (("rls 0", "test 0"), "`tiny-mla.*` and `tiny-mla.*`: the runs differ in selected_on: `val`, `test`"),
         (("rls 0", "limit 0"), "the runs were scored on different items of one split"),
+        (("rls 0", "smoke 0"), "rows of a smoke run cannot enter a table"),
+        (("smoke 0", "rls 0"), "rows of a smoke run cannot enter a table"),
         (("rls 0",), "only `.*` to compare"),
     ],
 )

@@ -74,7 +74,7 @@ def test_machine_versions_data_weights_and_command(runs: tuple[Run, Run], tmp_pa
     assert found.identical == ["recipe", "outcome", "results", "files"]
     assert "identical: recipe, outcome, results, files" in difference_table(found).notes
     long = next(row for row in difference_table(found).rows if row[1] == "data_fingerprint")
-    assert "…" in long[2] and len(long[2]) <= 61
+    assert "…" in long[2] and len(long[2]) <= 41
     assert json.loads(found.tidy().to_json(orient="records"))[0]["one"] == info["data_fingerprint"]
 
 
