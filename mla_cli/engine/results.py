@@ -49,6 +49,17 @@ COLUMNS = (
     "num_groups",
     "smoke",
 )
+NUMBERS = (
+    "temperature",
+    "realised_rate",
+    "expected_rate",
+    "mask_seed",
+    "value",
+    "low",
+    "high",
+    "num_samples",
+    "num_groups",
+)
 # Rows stand side by side in a table where all of these, and the mask seeds, are equal.
 SIDE_BY_SIDE = ("dataset", "protocol", "fold", "split", "selected_on", "items")
 # Rows are averaged only where all of these are equal too.
@@ -70,6 +81,11 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write the whole table; values unrounded."""
     with whole_file(path) as file:
         table.to_csv(file, index=False)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table that `write_csv` wrote; a number that is not there is NaN, a text is empty."""
+    return pd.read_csv(path, keep_default_na=False, na_values={column: [""] for column in NUMBERS})
 
 
 def refuse_smoke(table: pd.DataFrame) -> None:
