@@ -9,7 +9,17 @@ from mla_cli.app import app
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = ("prepare", "train", "eval", "ablate", "recipes", "import_checkpoint")
+COMMANDS = (
+    "prepare",
+    "train",
+    "eval",
+    "ablate",
+    "compare",
+    "diff",
+    "status",
+    "recipes",
+    "import_checkpoint",
+)
 
 for name in COMMANDS:
     importlib.import_module(f"mla_cli.commands.{name}")

@@ -15,7 +15,14 @@ Sets = Annotated[
 SplitFile = Annotated[str | None, typer.Option("--split-file", help="Published lists: a file, a folder, or FILE,FILE.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe name or YAML file.")]
 Force = Annotated[bool, typer.Option("--force", help="Start again, replacing what is there.")]
-Format = Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")]
+Format = Annotated[str, typer.Option("--format", help="table, markdown, latex, csv or json.")]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option("--logger", help="csv, tensorboard or wandb (offline), into the run's folder; repeat."),
+]
+Reference = Annotated[
+    bool, typer.Option("--reference", help="Published numbers for the data set, in tables of their own.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
 

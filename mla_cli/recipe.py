@@ -215,6 +215,19 @@ def check_names(recipe: Recipe) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- writing
 
 
+def dotted(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; an empty mapping stays a value.
+
+    >>> dotted({"train": {"lr": 0.1}, "augment": {}})
+    {'train.lr': 0.1, 'augment': {}}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        whole = isinstance(value, Mapping) and value
+        flat |= dotted(value, f"{prefix}{key}.") if whole else {f"{prefix}{key}": value}
+    return flat
+
+
 def dump_yaml(recipe: Recipe) -> str:
     """The complete recipe as YAML; loading it gives an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)

@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -29,48 +28,20 @@ from rich.text import Text
 from mla_cli.engine.events import Epoch, Event, Finished, Note, Started, Steps, Value
 from mla_cli.engine.events import Progress as Step
 from mla_cli.errors import MlaError
+from mla_cli.markup import Wide, latex, markdown, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLAIN_WIDTH = 200  # columns, where there is no terminal to ask
 PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal
-
-
-@dataclass
-class Wide:
-    """A table as people read it: text cells, ready for the terminal or Markdown.
-
-    best, second: cells (row, column) to set in bold and to underline.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
-    best: set[tuple[int, int]] = field(default_factory=set)
-    second: set[tuple[int, int]] = field(default_factory=set)
-
-    def marked(self, row: int, column: int, bold: tuple[str, str], underlined: tuple[str, str]) -> tuple[str, str]:
-        """What to write around a cell: around the best and the second-best ones, nothing around the others."""
-        place = (row, column)
-        return bold if place in self.best else underlined if place in self.second else ("", "")
+WRITTEN = {"markdown": markdown, "latex": latex}
 
 
 def console(stderr: bool = False) -> Console:
     """A console on today's stdout or stderr (tests replace them)."""
     file = sys.stderr if stderr else sys.stdout
     return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
-
-
-def printable(text: str) -> str:
-    """Text from files with its control characters made visible, so that it cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else escaped(c) for c in text)
-
-
-def escaped(character: str) -> str:
-    """A control character as Python would write it."""
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def say(text: str, quiet: bool = False) -> None:
@@ -227,39 +198,22 @@ def spread(value: float, sd: float, count: int) -> str:
 
 
 def print_wide(table: Wide, style: str = "table") -> None:
-    """Print a wide table for the terminal or as Markdown."""
-    if style == "markdown":
-        print(markdown(table))
+    """Print a wide table for the terminal, as Markdown or as LaTeX."""
+    if style in WRITTEN:
+        print(WRITTEN[style](table))
         return
     out = console()
     out.print(f"[bold]{escape(printable(table.title))}[/bold]", soft_wrap=True)
     rich = RichTable()
     for i, column in enumerate(table.columns):
         rich.add_column(escape(printable(column)), justify="left" if i == 0 else "right", no_wrap=i > 0)
-    for r, row in enumerate(table.rows):
-        cells = [escape(printable(cell)) for cell in row]
-        marks = [table.marked(r, c, ("[bold]", "[/bold]"), ("[underline]", "[/underline]")) for c in range(len(cells))]
-        rich.add_row(*(before + cell + after for (before, after), cell in zip(marks, cells, strict=True)))
+    for row in table.cells(
+        lambda cell: escape(printable(cell)), ("[bold]", "[/bold]"), ("[underline]", "[/underline]")
+    ):
+        rich.add_row(*row)
     out.print(rich)
     for note in table.notes:
         out.print(escape(printable(note)), soft_wrap=True)
-
-
-def markdown(table: Wide) -> str:
-    """A GitHub-style table with its title and notes."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(printable(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-    cells = []
-    for r, row in enumerate(table.rows):
-        marks = [table.marked(r, c, ("**", "**"), ("<u>", "</u>")) if row[c] else ("", "") for c in range(len(row))]
-        cells.append([before + cell + after for (before, after), cell in zip(marks, row, strict=True)])
-    ruler = "|" + "|".join([":--"] + ["--:"] * (len(table.columns) - 1)) + "|"
-    lines = [f"**{printable(table.title)}**", "", line(table.columns), ruler, *map(line, cells)]
-    if table.notes:
-        lines += ["", *map(printable, table.notes)]
-    return "\n".join(lines)
 
 
 def print_tidy(table: "pd.DataFrame", style: str) -> None:
@@ -279,5 +233,5 @@ def print_lines(lines: Sequence[str]) -> None:
 
 def check_format(style: str) -> None:
     """Raise MlaError for an output format that does not exist."""
-    if style not in ("table", "markdown", "csv", "json"):
-        raise MlaError(f"no output format named `{style}`", "choose table, markdown, csv or json")
+    if style not in ("table", "markdown", "latex", "csv", "json"):
+        raise MlaError(f"no output format named `{style}`", "choose table, markdown, latex, csv or json")

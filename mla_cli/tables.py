@@ -16,9 +16,9 @@ from mla_cli.engine.run import Run
 from mla_cli.evaluation import eval_tables
 from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
-from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
+from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say
 from mla_cli.standings import hgm_tables, table1_tables, table3_tables
-from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, left_out
+from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, left_out, rates_tables
 
 PRESET_TABLES: dict[str, Callable[[Ablation], list[Wide]]] = {
     "missing": missing_tables,
@@ -50,7 +50,7 @@ def ablation_tables(ablation: Ablation) -> list[Wide]:
     if ablation.grid in PRESET_TABLES:
         return PRESET_TABLES[ablation.grid](ablation)
     cells, settings = Cells(ablation), list(ablation.labels)
-    rows, summary = cells.rows, cells.summary
+    rows = cells.rows
     lines = [
         [s, *(cells.text(s, o) for o in cells.outputs), difference(rows, s, ablation.full), str(cells.count(s))]
         for s in settings
@@ -59,18 +59,7 @@ def ablation_tables(ablation: Ablation) -> list[Wide]:
     columns = ["setting", *cells.outputs, f"fused - {ablation.full}", "seeds"]
     notes = [about(rows), "± is the sd over training seeds; the difference is paired by seed", *left_out(ablation)]
     tables = [Wide(f"{CAPTION}: each modality alone, and fused", columns, lines, notes, best)]
-    fused = summary[(summary["output"] == "fused") & summary["missing_rate"].notna()]
-    rates = sorted(fused["missing_rate"].unique())
-    if len(rates) > 1:
-        by_rate = {(r.setting, r.missing_rate): r for r in fused.itertuples()}
-        with_all = [s for s in settings if all((s, rate) in by_rate for rate in rates)]
-        lines = [[s, *(spread(c.value, c.sd, c.n) for c in (by_rate[s, r] for r in rates))] for s in with_all]
-        best = best_cells([[by_rate[s, r].value for r in rates] for s in with_all])
-        masks = rows[rows["missing_rate"] > 0]["mask_seed"].nunique()
-        note = f"each run's mean over {masks} mask seeds; ± is the sd over training seeds"
-        pattern = fused["missing_pattern"].iloc[0]
-        columns = ["setting", *(f"{rate:g}" for rate in rates)]
-        tables.append(Wide(f"fused {CAPTION} against missing rate ({pattern})", columns, lines, [note], best))
+    tables += rates_tables(cells, settings)
     return tables
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from mla_cli.data.rates import rate_text
 from mla_cli.engine import results
 from mla_cli.engine.ablate import Ablation
+from mla_cli.engine.compare import Comparison
 from mla_cli.render import Wide, spread
 
 CAPTION = "accuracy in %"
@@ -31,13 +32,12 @@ HEAD_NOTE = "eigenvalues: of P's symmetric part; head leak: |dW h| / (|dW| |h|),
 class Cells:
     """Means and spreads over seeds of a grid's rows, complete modalities: by setting and output."""
 
-    def __init__(self, ablation: Ablation):
-        self.rows = ablation.rows[ablation.rows["metric"] == "accuracy"]
+    def __init__(self, found: Ablation | Comparison):
+        self.rows = found.rows[found.rows["metric"] == "accuracy"]
         self.summary = results.over_seeds(self.rows, by=["setting"])  # at every missing rate
         complete = self.summary[(self.summary["missing_rate"] == 0) | (self.summary["output"] != "fused")]
-        found = {(r.setting, r.output): r for r in complete.itertuples()}
         self.outputs = [o for o in dict.fromkeys(self.rows["output"]) if o != "fused"] + ["fused"]
-        self.found = {key: (r.value, r.sd, int(r.n)) for key, r in found.items()}
+        self.found = {(r.setting, r.output): (r.value, r.sd, int(r.n)) for r in complete.itertuples()}
 
     def text(self, setting: str, output: str) -> str:
         return spread(*self.found[setting, output]) if (setting, output) in self.found else ""
@@ -91,6 +91,26 @@ def table_of(title: str, corner: str, rows: list[str], columns: list, cells: dic
     heads = [corner, *(f"{c:g}" if isinstance(c, float) else str(c) for c in columns)]
     count = max((int(c.n) for c in cells.values()), default=0)
     return Wide(title, heads, lines, [*notes, f"n = {count} training seeds"], best_cells(values), best_cells(values, 1))
+
+
+def rates_tables(cells: Cells, settings: list[str]) -> list[Wide]:
+    """Fused accuracy against missing rate, of the settings that have every rate; no table for fewer than two rates."""
+    rows, summary = cells.rows, cells.summary
+    fused = summary[(summary["output"] == "fused") & summary["missing_rate"].notna()]
+    rates = sorted(fused["missing_rate"].unique())
+    if len(rates) < 2:
+        return []
+    by_rate = {(r.setting, r.missing_rate): r for r in fused.itertuples()}
+    with_all = [s for s in settings if all((s, rate) in by_rate for rate in rates)]
+    lines = [[s, *(spread(c.value, c.sd, c.n) for c in (by_rate[s, r] for r in rates))] for s in with_all]
+    best = best_cells([[by_rate[s, r].value for r in rates] for s in with_all])
+    masks = rows[rows["missing_rate"] > 0]["mask_seed"].nunique()
+    note = f"each run's mean over {masks} mask seeds"
+    if any("±" in cell for line in lines for cell in line):
+        note += "; ± is the sd over training seeds"
+    pattern = fused["missing_pattern"].iloc[0]
+    columns = ["setting", *(f"{rate:g}" for rate in rates)]
+    return [Wide(f"fused {CAPTION} against missing rate ({pattern})", columns, lines, [note], best)]
 
 
 def difference(rows: pd.DataFrame, setting: str, full: str) -> str:

@@ -18,7 +18,7 @@ LONGEST = 300  # lines; a longer file holds two ideas
 
 # Lowest first; each may import its own level and those below.
 LEVELS = (
-    {"", "errors", "recipe", "explain", "registry", "schema", "seeding", "files", "specs"},
+    {"", "errors", "recipe", "explain", "registry", "schema", "seeding", "files", "specs", "markup"},
     {"core", "data", "encoders"},
     {"methods", "datasets"},
     {"engine"},
@@ -35,6 +35,9 @@ LEVELS = (
         "probing",
         "evaluation",
         "standings",
+        "comparison",
+        "overview",
+        "ledger",
         "tables",
         "__main__",
     },
@@ -144,6 +147,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     [
         ("mla_cli.cli", ("torch", "torchaudio", "torchvision", "av", "pandas", "pyarrow", "scipy", "matplotlib")),
         ("mla_cli.engine.evaluate", ("torch", "torchaudio", "torchvision", "av")),
+        ("mla_cli.engine.compare, mla_cli.engine.diff, mla_cli.engine.status", ("torch", "matplotlib")),
         ("mla_cli.data.missing", ("torch", "pandas")),
         ("mla_cli.core.fusion", ("torch", "pandas")),
     ],

@@ -13,8 +13,10 @@ from mla_cli.options import (
     Debug,
     Device,
     Format,
+    Loggers,
     Quiet,
     RecipeName,
+    Reference,
     RunDir,
     Sets,
     Smoke,
@@ -38,6 +40,8 @@ def ablate_command(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default all cores.")] = None,
     smoke: Smoke = False,
     device: Device = "auto",
+    loggers: Loggers = None,
+    reference: Reference = False,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
     run_dir: RunDir = RUN_DIR,
@@ -49,17 +53,22 @@ def ablate_command(
     from mla_cli.engine import ablate as engine
     from mla_cli.engine.choose import choose_recipe
     from mla_cli.engine.grids import parse_over
+    from mla_cli.engine.loggers import check_loggers
     from mla_cli.engine.numbers import parse_numbers
+    from mla_cli.ledger import print_reference
 
     render.check_format(output_format)
     if significance and preset != "table1":
         raise typer.BadParameter("--significance marks the table of --preset table1")
+    listeners = check_loggers(loggers or ())
     chosen, why = choose_recipe(recipe or "emoji", data_dir, [*(sets or ()), *(SMOKE if smoke else ())])
     render.say(why, quiet)
     axes = [parse_over(text) for text in over or ()]
     numbers, draws = parse_numbers(seeds, "--seeds"), parse_numbers(mask_seeds, "--mask-seeds")
-    plan = engine.Plan(chosen, axes, numbers, missing_rates, draws, preset, significance)
+    plan = engine.Plan(chosen, axes, numbers, missing_rates, draws, preset, significance, loggers=listeners)
     done = render.show(engine.ablate(plan, data_dir, run_dir, workers, device), quiet)
     tables.write_ablation(done)
     tables.print_ablation(done, output_format, quiet)
+    if reference:
+        print_reference(done.rows, output_format, done.path)
     raise typer.Exit(1 if done.failed else 0)

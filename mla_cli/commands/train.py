@@ -14,6 +14,7 @@ from mla_cli.options import (
     Device,
     Force,
     Format,
+    Loggers,
     Quiet,
     RecipeName,
     RunDir,
@@ -35,6 +36,7 @@ def train_command(
     force: Force = False,
     smoke: Smoke = False,
     device: Device = "auto",
+    loggers: Loggers = None,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
     run_dir: RunDir = RUN_DIR,
@@ -44,12 +46,15 @@ def train_command(
     """Train one run; without --recipe on the data set prepared last, or else the built-in one."""
     from mla_cli import render, tables
     from mla_cli.engine.choose import choose_recipe
+    from mla_cli.engine.loggers import check_loggers, logged
     from mla_cli.engine.train import train
 
     render.check_format(output_format)
+    listeners = check_loggers(loggers or ())
     flags = {"method.name": method, "seed": seed, "dataset.split_file": split_file}
     chosen, why = choose_recipe(recipe, data_dir, [*(sets or ()), *(SMOKE if smoke else ())], flags, hgm)
     render.say(why, quiet)
-    run = render.show(train(chosen, data_dir, run_dir, device, resume=resume, force=force or smoke), quiet)
+    training = train(chosen, data_dir, run_dir, device, resume=resume, force=force or smoke)
+    run = render.show(logged(training, listeners), quiet)
     tables.write_markdown(run)
     tables.print_run(run, output_format)

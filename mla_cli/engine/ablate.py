@@ -18,6 +18,7 @@ from mla_cli.engine.evaluate import Request, evaluate
 from mla_cli.engine.events import Epoch, Note, Progress, Started, Steps
 from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
 from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid
+from mla_cli.engine.loggers import log_finished, logged
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
 from mla_cli.engine.presets import COMPLETE, preset_grid
@@ -63,6 +64,7 @@ class Plan:
     mask_seeds: list[int]
     preset: str | None = None
     significance: bool = False
+    loggers: tuple[str, ...] = ()
 
     def default_rates(self) -> tuple[float, ...]:
         """Missing rates at test time where none are named; the tables of methods and variants need complete data."""
@@ -108,7 +110,10 @@ def ablate(
     todo = [name for name in jobs if Run(run_dir / name).state != "finished"]
     make_folder(run_dir)
     yield Note(f"{len(jobs)} runs, {len(jobs) - len(todo)} finished already, {len(todo)} to do")
-    failed = yield from train_all([(name, jobs[name]) for name in todo], data_dir, run_dir, workers, device)
+    for name in (name for name in jobs if name not in todo):
+        log_finished(Run(run_dir / name), plan.loggers)
+    listeners = plan.loggers
+    failed = yield from train_all([(name, jobs[name]) for name in todo], data_dir, run_dir, workers, device, listeners)
     rows, labels = collect(grid, names, run_dir, rates, mask_seeds, failed)
     if not rows:
         raise MlaError("no run of the grid finished: " + "; ".join(failed), "see the errors above")
@@ -180,12 +185,17 @@ def rates_to_meet(
 
 
 def train_all(
-    jobs: list[tuple[str, Recipe]], data_dir: Path, run_dir: Path, workers: int | None, device: str
+    jobs: list[tuple[str, Recipe]],
+    data_dir: Path,
+    run_dir: Path,
+    workers: int | None,
+    device: str,
+    loggers: tuple[str, ...] = (),
 ) -> Steps[list[str]]:
     """Run the jobs in worker processes; the value is the list of names that failed."""
     if not jobs:
         return []
-    tasks = [(recipe.model_dump(), str(data_dir), str(run_dir), device) for _, recipe in jobs]
+    tasks = [(recipe.model_dump(), str(data_dir), str(run_dir), device, loggers) for _, recipe in jobs]
     total = sum(recipe.train.epochs for _, recipe in jobs)
     epochs, failed = [0] * len(jobs), []
     yield Progress("epochs", 0, total)
@@ -211,13 +221,14 @@ def train_all(
     return failed
 
 
-def train_one(task: tuple[dict[str, Any], str, str, str]) -> Steps[None]:
+def train_one(task: tuple[dict[str, Any], str, str, str, tuple[str, ...]]) -> Steps[None]:
     """One run in a worker: one torch thread, going on where an interrupted one stopped."""
     from mla_cli.engine.train import train
 
-    content, data_dir, run_dir, device = task
+    content, data_dir, run_dir, device, loggers = task
     recipe = validate(content, content["name"])
-    for event in train(recipe, Path(data_dir), Path(run_dir), device, threads=recipe.train.threads or 1, resume=True):
+    training = train(recipe, Path(data_dir), Path(run_dir), device, threads=recipe.train.threads or 1, resume=True)
+    for event in logged(training, loggers):
         if isinstance(event, Started | Epoch | Note):
             yield event
 

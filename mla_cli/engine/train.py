@@ -54,6 +54,7 @@ def train(
         "data_dir": str(data_dir),
         "device": str(where),
         "threads": torch.get_num_threads(),
+        "epochs": recipe.train.epochs,
         "protocol": data.protocol,
         "data": data.facts,
         "store_fingerprint": store.fingerprint,
