@@ -9,7 +9,7 @@ from mla_cli.app import app
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = ("prepare", "train", "eval", "ablate", "recipes")
+COMMANDS = ("prepare", "train", "eval", "ablate", "report", "recipes")
 
 for name in COMMANDS:
     importlib.import_module(f"mla_cli.commands.{name}")

@@ -30,6 +30,7 @@ LEVELS = (
         "render",
         "wide",
         "matrix",
+        "report",
         "diagnosis",
         "standings",
         "tables",
