@@ -13,6 +13,7 @@ from mla_cli.engine.figures import missing_figures, missing_rate_curves
 from mla_cli.engine.inspection import Inspection
 from mla_cli.engine.prepare import Prepared
 from mla_cli.engine.run import Run
+from mla_cli.evaluation import eval_tables
 from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
 from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
@@ -39,41 +40,6 @@ def run_table(rows: pd.DataFrame) -> Wide:
     columns = ["output", *(f"{s} {m}" for s in splits for m in ("accuracy", "macro-F1"))]
     test = rows[rows["split"] == splits[-1]]
     return Wide(f"{rows.iloc[0]['run']} (%)", columns, table, [about(test)])
-
-
-def eval_tables(rows: pd.DataFrame) -> list[Wide]:
-    """Each modality alone, and the fused output per fusion rule, pattern and missing rate."""
-    means = results.over_mask_seeds(rows)
-    alone = means[means["output"] != "fused"]
-    tables = []
-    if len(alone):
-        cells = alone.pivot_table(index="output", columns="metric", values="value", sort=False)
-        lines = [[str(m), percent(v["accuracy"]), percent(v["macro_f1"])] for m, v in cells.iterrows()]
-        how = alone.iloc[0]["alone_readout"]
-        tables.append(
-            Wide(f"{rows.iloc[0]['run']}: each modality alone ({how}), %", ["modality", "accuracy", "macro-F1"], lines)
-        )
-    fused = means[means["output"] == "fused"]
-    lines = []
-    keys = ["fusion", "missing_pattern", "missing_rate"]
-    for (rule, pattern, rate), part in fused.groupby(keys, dropna=False, sort=False):
-        by_metric = part.assign(metric=part["metric"].str.removeprefix("area_")).set_index("metric")
-        first = part.iloc[0]
-        cells = [spread(*by_metric.loc[m, ["value", "sd", "n"]]) for m in ("accuracy", "macro_f1")]
-        shown = "" if pd.isna(rate) else f"{rate:g}" if isinstance(rate, float) else str(rate)
-        shown = f"area {shown}" if first["metric"].startswith("area_") else shown
-        realised = "" if pd.isna(first["realised_rate"]) else f"{first['realised_rate']:.3f}"
-        if not pd.isna(first["expected_rate"]):
-            realised += f" (expected {first['expected_rate']:.3f})"
-        lines.append([rule, pattern, shown, realised, *cells, str(int(first["n"]))])
-    columns = ["fusion", "pattern", "missing rate", "realised", "accuracy", "macro-F1", "mask seeds"]
-    notes = [about(rows)]
-    if any("±" in cell for line in lines for cell in line):
-        notes.append("± is the sd over mask seeds of one training run")
-    if (natural := rows["natural_absence"].max()) > 0:
-        notes.append(f"absent by nature, apart from the rates: {100 * natural:.1f} % of the split's entries")
-    tables.append(Wide(f"{rows.iloc[0]['run']}: fused, %", columns, lines, notes))
-    return tables
 
 
 def ablation_tables(ablation: Ablation) -> list[Wide]:

@@ -32,6 +32,7 @@ LEVELS = (
         "matrix",
         "report",
         "diagnosis",
+        "evaluation",
         "standings",
         "tables",
         "__main__",

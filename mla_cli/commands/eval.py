@@ -25,6 +25,16 @@ def eval_command(
     fusion_weights: Annotated[
         str | None, typer.Option("--fusion-weights", help="For --fusion fixed: audio=0.6,text=0.4.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="Metrics by name, such as nll,ece,recall, or all.")
+    ] = None,
+    intervals: Annotated[
+        bool | None,
+        typer.Option("--intervals/--no-intervals", help="95 % intervals; default: where no absence is drawn."),
+    ] = None,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Also with temperatures fitted on val: NLL and ECE before and after.")
+    ] = False,
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
     dataset: Annotated[str | None, typer.Option("--dataset", help="Score the run on another prepared set.")] = None,
     table: Annotated[Path | None, typer.Option("--table", help="Score the rows of a table, labelled or not.")] = None,
@@ -41,7 +51,8 @@ def eval_command(
 ) -> None:
     """Evaluate a finished run at any missing rate and fusion rule, from its stored predictions."""
     from mla_cli import render, tables
-    from mla_cli.engine import evaluate as engine
+    from mla_cli.engine.evaluate import evaluate
+    from mla_cli.engine.request import notes_of, parse_request
     from mla_cli.engine.run import find_run
 
     render.check_format(output_format)
@@ -50,7 +61,7 @@ def eval_command(
     chosen = find_run(run, run_dir)
     render.say(f"evaluating {chosen.path}", quiet)
     if diagnostics:
-        if missing_rate or pattern or fusion or dataset or table:
+        if missing_rate or pattern or fusion or dataset or table or metrics or temperature:
             raise typer.BadParameter("--diagnostics shows the run's training: it goes with RUN and --format only")
         from mla_cli.diagnosis import print_diagnosis
 
@@ -61,13 +72,15 @@ def eval_command(
 
         render.print_lines(render.show(score_table(chosen, table, root, out), quiet))
         return
-    request = engine.parse_request(split, missing_rate, pattern, mask_seeds, fusion, fusion_weights)
+    request = parse_request(
+        split, missing_rate, pattern, mask_seeds, fusion, fusion_weights, metrics, intervals, temperature
+    )
     predictions = None
     if dataset is not None:
         from mla_cli.engine.rescore import score_dataset
 
         predictions = render.show(score_dataset(chosen, dataset, data_dir), quiet)
-    rows = engine.evaluate(chosen, request, predictions)
-    for warning in engine.warnings_of(request):
-        render.say(f"warning: {warning}")
+    rows = evaluate(chosen, request, predictions)
+    for note in notes_of(request, rows):
+        render.say(note)
     tables.print_eval(rows, output_format)

@@ -1,50 +1,46 @@
 """`mla eval`: predictions -> tidy rows, for any missing rate, pattern, mask seed and fusion rule. No torch."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mla_cli.core import fusion
-from mla_cli.data.missing import PATTERNS, draw_present, parse_rates, subset_present
+from mla_cli.core import fusion, intervals
+from mla_cli.data.missing import draw_present, parse_rates, subset_present
 from mla_cli.engine import curves, results
 from mla_cli.engine.draws import train_rate
-from mla_cli.engine.numbers import parse_numbers, parse_weights
 from mla_cli.engine.predictions import Predictions, mixed_logits, read_predictions, scored_subsets
+from mla_cli.engine.request import Request
 from mla_cli.engine.run import Run
+from mla_cli.engine.scores import DEFAULT, Output, score_rows
 from mla_cli.engine.scoring_rules import fixed_weights
-from mla_cli.errors import MlaError
-from mla_cli.registry import did_you_mean
+from mla_cli.engine.temperature import Temperatures, fit_modalities, fit_temperature, scale_modalities, scaled
 from mla_cli.schema import Recipe
 
 
 @dataclass
-class Request:
-    """What to evaluate.
-
-    rates: fractions, or for `per_modality` texts such as `audio=0.5,text=0`. rules: fusion rules; empty: the run's.
-    weights: of rule `fixed`, by modality; None means the recipe's.
-    """
-
-    split: str = "test"
-    rates: Sequence[float | str] = (0.0,)
-    patterns: Sequence[str] = ("kept_one",)
-    mask_seeds: Sequence[int] = (0,)
-    rules: Sequence[str] = ()
-    alone: bool = True
-    weights: dict[str, float] | None = None
-
-
-@dataclass
 class Evaluator:
-    """One run's predictions on one split, with what can be computed once: entropies, fusers, subset groups."""
+    """One run's predictions on one split, with what can be computed once: entropies, fusers, subset groups, units.
+
+    temperatures: the predictions' logits are scaled by those of the modalities already.
+    """
 
     predictions: Predictions
     recipe: Recipe
     common: dict[str, Any]
     fuser: fusion.Fuser | None = None
+    metrics: Sequence[str] = DEFAULT
+    intervals: bool | None = None
+    temperatures: Temperatures | None = None
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """What a bootstrap resamples together: int (sample,)."""
+        return units_of(self.predictions)
 
     def fused(self, rule: str, present: np.ndarray) -> np.ndarray:
         """Fused logits (sample, class) where only `present` is given."""
@@ -61,26 +57,27 @@ class Evaluator:
     def row(self, **facts: Any) -> dict[str, Any]:
         return self.common | {"num_samples": len(self.predictions)} | facts
 
+    def rows(self, scored: Output, drawn: bool, **facts: Any) -> Iterable[dict[str, Any]]:
+        """One row per metric; where absences are drawn, intervals only if they are asked for."""
+        counts = {"num_samples": len(scored.labels), "num_groups": count_groups(scored.units)}
+        bounded = self.intervals if self.intervals is not None else not drawn
+        for found in score_rows(scored, self.metrics, self.predictions.facts["classes"], bounded):
+            yield self.row(**facts | counts | found)
+
     def alone_rows(self) -> Iterable[dict[str, Any]]:
-        """Accuracy and macro-F1 of each modality, over the samples that have it."""
+        """Rows of each modality, over the samples that have it."""
         p = self.predictions
         for i, m in enumerate(p.modalities):
             has = p.present[:, i]
             if not has.any():
                 continue
-            facts = {
-                "output": m,
-                "alone_readout": p.facts["alone_readout"],
-                "missing_rate": 0.0,
-                "realised_rate": 0.0,
-                "num_samples": int(has.sum()),
-                "num_groups": count_groups(p.groups[has]),
-            }
-            for metric, value in metrics(p.logits[has, i], p.labels[has]).items():
-                yield self.row(metric=metric, value=value, fusion="", **facts)
+            facts = {"alone_readout": p.facts["alone_readout"], "missing_rate": 0.0, "realised_rate": 0.0, "fusion": ""}
+            if self.temperatures is not None:
+                facts["temperature"] = self.temperatures.modalities.get(m, 1.0)
+            yield from self.rows(Output(p.logits[has, i], p.labels[has], self.units[has]), False, output=m, **facts)
 
     def fused_rows(self, rule: str, present: np.ndarray, **facts: Any) -> Iterable[dict[str, Any]]:
-        """Accuracy and macro-F1 of the fused output over the samples that keep something."""
+        """Rows of the fused output over the samples that keep something."""
         p, some = self.predictions, np.asarray(present.any(1))
         if not some.any():
             return
@@ -88,27 +85,31 @@ class Evaluator:
             logits = self.fused(rule, present)
         else:  # a subset of modalities that some samples naturally lack
             logits = Evaluator(p.take(some), self.recipe, self.common).fused(rule, present[some])
-        counts = {"num_samples": int(some.sum()), "num_groups": count_groups(p.groups[some])}
-        for metric, value in metrics(logits, p.labels[some]).items():
-            yield self.row(output="fused", fusion=rule, metric=metric, value=value, **counts, **facts)
+        if self.temperatures is not None:
+            facts["temperature"] = self.temperatures.fused[rule]
+            logits = scaled(logits, facts["temperature"])
+        scored = Output(logits, p.labels[some], self.units[some], (p.logits[some], present[some]))
+        yield from self.rows(scored, "mask_seed" in facts, output="fused", fusion=rule, **facts)
 
 
-def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, and the unweighted mean of the F1 of every class that is a label or a prediction here."""
-    predicted = logits.argmax(1)
-    num_classes = logits.shape[1]
-    hits = np.bincount(labels[predicted == labels], minlength=num_classes)
-    seen = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes)
-    present = seen > 0
-    return {
-        "accuracy": float((predicted == labels).mean()),
-        "macro_f1": float((2 * hits[present] / seen[present]).mean()),
-    }
+def units_of(p: Predictions) -> np.ndarray:
+    """The unit of every sample that a bootstrap resamples: its group, or itself; of pairs drawn by class, what hangs
+    together by a common source. int (sample,)."""
+    described = [p.facts.get("splits", {}).get(split, {}) for split in np.unique(p.splits)]
+    drawn = any(facts.get("pair_seed") is not None for facts in described)
+    return intervals.units_of(p.groups, p.ids if drawn else None)
 
 
-def count_groups(groups: np.ndarray) -> int:
-    """Distinct named groups; 0 where the data have none."""
-    return len({g for g in groups if g})
+def count_groups(units: np.ndarray) -> int:
+    """Units among these samples, where any holds several; 0 where every sample is one of its own."""
+    count = len(np.unique(units))
+    return count if count < len(units) else 0
+
+
+def item_hash(p: Predictions) -> str:
+    """8 hex digits that tell sets of test items apart: of ids and labels, in any order."""
+    lines = sorted(f"{name}\t{label}" for name, label in zip(p.ids, p.labels, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
 def is_smoke(recipe: Recipe) -> bool:
@@ -124,6 +125,7 @@ def common_facts(run: Run, recipe: Recipe, predictions: Predictions, split: str)
         "protocol": predictions.facts["protocol"],
         "fold": recipe.dataset.fold,
         "split": split,
+        "items": item_hash(predictions.of_split(split)),
         "recipe": recipe.name,
         "method": recipe.method.name,
         "hgm": recipe.method.hgm if recipe.method.name == "mla" else "",
@@ -140,41 +142,6 @@ def common_facts(run: Run, recipe: Recipe, predictions: Predictions, split: str)
     }
 
 
-def parse_request(
-    split: str,
-    rates: Sequence[str] | None,
-    patterns: Sequence[str] | None,
-    mask_seeds: str,
-    rules: Sequence[str] | None,
-    weights: str | None = None,
-) -> Request:
-    """The command line's texts as a Request. Raises MlaError naming what is wrong with one."""
-    if split not in ("val", "test"):
-        raise MlaError(f"no split named `{split}` to evaluate", "choose `--split val` or `--split test`")
-    for word, choices in ((w, c) for words, c in ((patterns, PATTERNS), (rules, fusion.RULES)) for w in words or ()):
-        if word not in choices and not (word == "native" and choices is fusion.RULES):
-            kind = "fusion rule" if choices is fusion.RULES else "missing pattern"
-            raise MlaError(f"no {kind} named `{word}`", did_you_mean(word, list(choices)))
-    parsed: list[float | str] = []
-    for text in rates or ("0",):
-        try:
-            parsed.append(text if "=" in text else float(text))
-        except ValueError:
-            hint = "write a fraction such as 0.3; for several rates repeat the option"
-            raise MlaError(f"`--missing-rate {text}` is not a number", hint) from None
-    given = list(patterns or ("kept_one",))
-    if any(isinstance(rate, str) for rate in parsed) and given != ["per_modality"]:
-        shown = ", ".join(rates or ())
-        raise MlaError(f"rates per modality (`{shown}`) need their pattern", "add `--pattern per_modality`")
-    fixed = parse_weights(weights) if weights is not None else None
-    return Request(split, parsed, given, parse_numbers(mask_seeds, "--mask-seeds"), list(rules or ()), True, fixed)
-
-
-def warnings_of(request: Request) -> list[str]:
-    """What the reader of the tables must know about the rules asked for."""
-    return [fusion.NEIGHBOUR_WARNING] if "entropy_batch" in request.rules else []
-
-
 def evaluate(run: Run, request: Request, predictions: Predictions | None = None) -> pd.DataFrame:
     """Tidy rows of a finished run, from its own predictions or others of its model.
 
@@ -188,26 +155,51 @@ def evaluate(run: Run, request: Request, predictions: Predictions | None = None)
     p = p.take(
         np.flatnonzero(p.present.any(1))
     )  # rows that lack everything cannot be scored; num_samples says how many could
-    evaluator = Evaluator(p, recipe, common_facts(run, recipe, predictions, request.split))
     rules = list(request.rules) or [recipe.fusion.rule or p.facts["default_rule"]]
-    rows = list(evaluator.alone_rows()) if request.alone else []
-    natural = p.present
+    common = common_facts(run, recipe, predictions, request.split)
+    evaluators = [Evaluator(p, recipe, common, metrics=request.metrics, intervals=request.intervals)]
+    if request.temperature:
+        fitted = fit_temperatures(run, recipe, rules)
+        scaled_p = scale_modalities(p, fitted.modalities)
+        evaluators.append(replace(evaluators[0], predictions=scaled_p, fuser=None, temperatures=fitted))
+    rows: list[dict[str, Any]] = []
+    if request.alone:
+        rows += [row for evaluator in evaluators for row in evaluator.alone_rows()]
+    for evaluator in evaluators:
+        rows += requested_rows(evaluator, rules, request)
+    table = results.frame(rows)
+    for part in (curves.pooled, curves.areas):  # the pooled curve has an area too
+        if len(more := part(table)):
+            table = pd.concat([table, more], ignore_index=True)
+    return table
+
+
+def fit_temperatures(run: Run, recipe: Recipe, rules: Sequence[str]) -> Temperatures:
+    """The temperatures of a run's modalities and of its fused output under each rule, on its own validation samples."""
+    p = read_predictions(run.predictions).of_split("val")
+    p = p.take(np.flatnonzero(p.present.any(1)))
+    modalities = fit_modalities(p)
+    evaluator = Evaluator(scale_modalities(p, modalities), recipe, {})
+    fused = {rule: fit_temperature(evaluator.fused(rule, p.present), p.labels) for rule in rules}
+    return Temperatures(modalities, fused)
+
+
+def requested_rows(evaluator: Evaluator, rules: Sequence[str], request: Request) -> list[dict[str, Any]]:
+    """Rows of the fused output: every pattern of absence, rate, mask seed and rule."""
+    p = evaluator.predictions
+    rows: list[dict[str, Any]] = []
     for pattern in request.patterns:
         if pattern == "subset":
             for subset in scored_subsets(p, rules):
-                present = subset_present(natural, subset, p.modalities)
-                realised = 1 - present.sum() / max(natural.sum(), 1)
+                present = subset_present(p.present, subset, p.modalities)
+                realised = 1 - present.sum() / max(p.present.sum(), 1)
                 for rule in rules:
                     name = f"subset:{'+'.join(subset)}"
                     rows += evaluator.fused_rows(rule, present, missing_pattern=name, realised_rate=float(realised))
             continue
         for rate in request.rates:
             rows += rate_rows(evaluator, rules, pattern, rate, request)
-    table = results.frame(rows)
-    for part in (curves.pooled, curves.areas):  # the pooled curve has an area too
-        if len(more := part(table)):
-            table = pd.concat([table, more], ignore_index=True)
-    return table
+    return rows
 
 
 def rate_rows(

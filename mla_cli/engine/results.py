@@ -18,10 +18,12 @@ COLUMNS = (
     "protocol",
     "fold",
     "split",
+    "items",
     "recipe",
     "method",
     "hgm",
     "fusion",
+    "temperature",
     "seed",
     "run",
     "checkpoint",
@@ -89,12 +91,18 @@ def check_comparable(table: pd.DataFrame, columns: Sequence[str] = COMPARABLE) -
 
 
 def over_mask_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean (`value`), sd and number of mask seeds per run and setting. The sd of a single value is empty, not 0."""
-    averaged = ("value", "low", "high", "mask_seed", "realised_rate")
+    """Mean (`value`), sd and number of mask seeds per run and setting. The sd of a single value is empty, not 0.
+
+    `low` and `high` stay where there is one value only: a mean over draws has no interval. `num_samples` is a mean too.
+    """
+    averaged = ("value", "low", "high", "mask_seed", "realised_rate", "num_samples")
     keys = [c for c in table.columns if c not in averaged]  # also columns that a caller added, such as `setting`
     grouped = table.groupby(keys, dropna=False, sort=False)
     found = grouped["value"].agg(value="mean", sd="std", n="count")
-    found["realised_rate"] = grouped["realised_rate"].mean()
+    for column in ("low", "high"):
+        found[column] = grouped[column].first().astype(float).where(found["n"] == 1)
+    for column in ("realised_rate", "num_samples"):
+        found[column] = grouped[column].mean()
     return found.reset_index()
 
 

@@ -292,7 +292,7 @@ def test_markdown_tables_are_apart(finished) -> None:
     text = mla("eval", finished.run, "--format", "markdown", "--quiet").stdout
     first, second = text.split("\n\n**")
     assert first.startswith(f"**{finished.run.name}: each modality alone")
-    assert second.startswith(f"{finished.run.name}: fused, %**\n\n| fusion | pattern |")
+    assert second.startswith(f"{finished.run.name}: fused, %**\n\n| fusion | missing rate |")
 
 
 def test_fusion_rules_and_patterns(finished) -> None:
