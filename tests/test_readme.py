@@ -30,7 +30,8 @@ OUTPUT = re.compile(r"<!-- output: mla ([^\n]*) -->\n```text\n(.*?)```\n", re.DO
 TABLE = re.compile(r"<!-- table: mla ([^\n]*) -->\n((?:\|[^\n]*\n)+)")
 FIGURE = re.compile(r"!\[[^\]]*\]\(([^)]*)\)")
 FILE = re.compile(r"<!-- file: ([^\n]*) -->\n```\w+\n(.*?)```\n", re.DOTALL)
-POINTS = 10.0  # how far a shown percentage may be off on another machine: one test recording of `digits`
+POINTS = 10.0  # how far a shown percentage may be off on another machine
+AUDIO_POINTS = 25.0  # `digits` has ten recordings a split: two of them, and macro-F1 moves by more
 VIEWS = ("mor", "fou", "zer", "kar", "fac", "pix")
 METHODS = ["mla", "late", "concat", "modality dropout"]  # rows of the preset `missing`
 LONG = "ablate"  # this command takes minutes
@@ -75,7 +76,9 @@ def check(command: str, tolerance: float = POINTS) -> None:
     found, shown = mla(*shlex.split(command)), outputs()[command]
     assert found.code == 0, found.stderr
     assert stable(found.stdout) == stable(shown)
-    assert numbers(found.stdout) == pytest.approx(numbers(shown), abs=tolerance)
+    for line, wanted in zip(found.stdout.splitlines(), shown.splitlines(), strict=True):
+        allowed = AUDIO_POINTS if "│ audio" in line else tolerance
+        assert numbers(line) == pytest.approx(numbers(wanted), abs=allowed), line
 
 
 def test_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
