@@ -13,10 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from mla_cli.core import fusion
 from mla_cli.engine.ablate import Ablation
-from mla_cli.engine.evaluate import Evaluator, Request, common_facts, evaluate, is_smoke
+from mla_cli.engine.evaluate import Evaluator, common_facts, evaluate, is_smoke
 from mla_cli.engine.history import history_rows
 from mla_cli.engine.predictions import Predictions, read_predictions
+from mla_cli.engine.request import Request
 from mla_cli.engine.run import Run, find_run
+from mla_cli.engine.scores import DEFAULT, METRICS
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.engine.stored_grids import AGAIN, stored_grid, stored_rows
 from mla_cli.errors import MlaError
@@ -237,9 +239,11 @@ def refuse_smoke(name: str, smoke: bool, command: str) -> None:
 
 
 def rows_of(run: Run, predictions: Predictions, rule: str) -> tuple[pd.DataFrame, list[str]]:
-    """Tidy rows of val and test with nothing missing, of test at every rate and subset; and what was left out."""
+    """Tidy rows of val and test with nothing missing (of test every metric), of test at every rate and subset; and
+    what was left out."""
     splits = [s for s in ("val", SPLIT) if (predictions.splits == s).any()]
-    parts = [evaluate(run, Request(split=split, rules=(rule,)), predictions) for split in splits]
+    wanted = {"val": DEFAULT, SPLIT: METRICS}
+    parts = [evaluate(run, Request(split=s, rules=(rule,), metrics=wanted[s]), predictions) for s in splits]
     if len(predictions.modalities) < 2:
         return pd.concat(parts, ignore_index=True), ["one modality: nothing of it can be missing, nothing is fused"]
     unmet, reason = [], ""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from mla_cli.engine.evaluate import Request, evaluate
+from mla_cli.engine.evaluate import evaluate
 from mla_cli.engine.grids import Grid
+from mla_cli.engine.request import Request
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import read_json

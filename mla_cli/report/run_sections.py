@@ -4,13 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from mla_cli.core import metrics
 from mla_cli.core.fusion import NEIGHBOUR_WARNING
+from mla_cli.engine import results
 from mla_cli.engine import score_figures as scores
 from mla_cli.engine.figure_style import UNDRAWN, all_drawn
 from mla_cli.engine.figures import subset_bars
 from mla_cli.engine.report import MASK_SEEDS, SPLIT, RunFacts
+from mla_cli.engine.scores import DEFAULT
+from mla_cli.evaluation import cell, eval_tables, heading, notes_of
 from mla_cli.render import Wide, counted, percent, spread
 from mla_cli.report import words
 from mla_cli.report.tags import At, beside, bullets, figure, paragraph, section, table, tiles
@@ -18,6 +22,11 @@ from mla_cli.tables import run_table
 
 Section = Callable[[RunFacts, Path, At], str]
 MOST_PAIRS = 12  # of confused classes
+METRIC_NOTES = (
+    "lower is better: NLL (nats), Brier, ECE (calibration error, 15 bins of equal mass), AURC (area under the "
+    "risk-coverage curve); mAP: mean average precision, one class against the rest",
+)
+PAIR_NOTE = "share: of the true class' test samples"
 DRAWN = f"{UNDRAWN} stands for a character that the figure's font lacks; the tables have the names."
 
 
@@ -49,27 +58,24 @@ def summary(f: RunFacts, folder: Path, at: At) -> str:
 
 
 def result_tables(f: RunFacts, folder: Path, at: At) -> str:
-    complete = f.rows[(f.rows["missing_rate"] == 0)]
-    own = run_table(complete)
-    own.title = f"Accuracy and macro-F1 of {f.run.name}, nothing missing, in %"
-    lines = []
-    for output, (logits, labels) in f.scores.items():
-        found = (metrics.nll(logits, labels), metrics.brier(logits, labels))
-        shares = (
-            metrics.ece(logits, labels),
-            metrics.aurc(logits, labels),
-            metrics.mean_average_precision(logits, labels),
-        )
-        lines.append([output, *(f"{v:.3f}" for v in found), *map(percent, shares), str(len(labels))])
-    notes = [
-        "NLL (nats) and Brier score of the probabilities, lower is better; ECE: calibration error, 15 bins of equal "
-        "mass; AURC: area under the risk-coverage curve, lower is better; mAP: mean average precision, one class "
-        "against the rest"
-    ]
-    columns = ["output", "NLL", "Brier", "ECE %", "AURC %", "mAP %", "n"]
-    probabilities = Wide("Probabilities and ranking on test, nothing missing", columns, lines, notes)
-    own_table, other_table = table(at, "results-own", own), table(at, "results-probabilities", probabilities)
-    return section(at, "results", "Results", own_table, other_table)
+    complete = f.rows[f.rows["missing_rate"] == 0]
+    own = run_table(complete[complete["metric"].isin(DEFAULT)])
+    own.title = f"{f.run.name}: accuracy and macro-F1 in %, nothing missing"
+    scores_table = table(at, "results-metrics", metrics_table(complete[complete["split"] == SPLIT]))
+    return section(at, "results", "Results", table(at, "results-own", own), scores_table)
+
+
+def metrics_table(complete: pd.DataFrame) -> Wide:
+    """A line per metric and a column per output, with intervals. complete: test rows with nothing missing.
+
+    Recall by class is left out: it stands beside the confusion matrix.
+    """
+    rows = results.over_mask_seeds(complete[~complete["metric"].str.startswith("recall.")])
+    outputs, names = list(dict.fromkeys(rows["output"])), list(dict.fromkeys(rows["metric"]))
+    found = {(row["output"], row["metric"]): row for _, row in rows.iterrows()}
+    lines = [[heading(name, names), *(cell(found.get((output, name))) for output in outputs)] for name in names]
+    notes = [*notes_of(complete[~complete["metric"].str.startswith("recall.")]), *METRIC_NOTES]
+    return Wide("All metrics on test, nothing missing", ["metric", *outputs], lines, notes)
 
 
 def missing(f: RunFacts, folder: Path, at: At) -> str:
@@ -139,7 +145,7 @@ def weights(f: RunFacts, folder: Path, at: At) -> str:
         f"modalities or more{rest}. Hatched: the modality alone is wrong. Dashed line: the mean."
     )
     drawing = scores.weights_figure(values, right, f.modalities, folder)
-    columns = ["modality", "mean weight", "where it is right", "where it is wrong", "samples"]
+    columns = ["modality", "mean weight", "where right", "where wrong", "samples"]
     own = f.test.facts["native_rule"] if f.rule == "native" else f.rule
     notes = [f"weights of rule {own}" + (" of the method itself" if f.rule == "native" else "")]
     notes += [NEIGHBOUR_WARNING] if own == "entropy_batch" else []
@@ -176,23 +182,17 @@ def confusions(f: RunFacts, folder: Path, at: At) -> str:
         f"Fused output on test: rows are true classes, columns predictions; {shown} is the share of the class.{note}"
     )
     alt = f"Confusion matrix of the fused output over {len(f.classes)} classes. {most}"
-    columns = ["true class", "taken for", "samples", "share of the class %"]
+    columns = ["true class", "taken for", "samples", "share %"]
     title = f"Most confused classes, fused ({counted(len(pairs), 'pair')})"
-    shown_pairs = table(at, "confusion-pairs", Wide(title, columns, pairs)) if pairs else ""
+    shown_pairs = table(at, "confusion-pairs", Wide(title, columns, pairs, [PAIR_NOTE])) if pairs else ""
     parts = [beside(figure(files[0], alt, caption), shown_pairs)]
     if len(files) > 1:
         alone = [m for m in f.scores if m != "fused"]
         right = ", ".join(f"{m} {percent(metrics.accuracy(*f.scores[m]))} %" for m in alone)
         caption = f"Each modality alone, over the test samples that have it.{note}"
         parts.append(figure(files[1], f"Confusion matrices of each modality alone. Right: {right}.", caption))
-    recalls = {output: metrics.recalls(*values) for output, values in f.scores.items()}
-    counts = np.bincount(labels, minlength=len(f.classes))
-    lines = [
-        [name, *(percent(found[c]) for found in recalls.values()), str(counts[c])] for c, name in enumerate(f.classes)
-    ]
-    note = "share of each class' test samples that are predicted as it; empty: no sample"
-    wide = Wide("Recall by class, %", ["class", *recalls, "samples"], lines, [note])
-    parts.append(table(at, "confusion-recall", wide))
+    recall = f.rows[f.rows["metric"].str.startswith("recall.") & (f.rows["missing_rate"] == 0)]
+    parts += [table(at, f"confusion-recall-{i}", wide) for i, wide in enumerate(eval_tables(recall), 1)]
     return section(at, "confusion", "Which classes are confused", *parts)
 
 

@@ -80,12 +80,12 @@ def table(at: At, identifier: str, wide: Wide) -> str:
         cells = [f'<th scope="row">{text(row[0])}</th>']
         for c, cell in enumerate(row[1:], 1):
             before, after = wide.marked(r, c, ("<strong>", "</strong>"), ("<u>", "</u>"))
-            value, plus_minus, spread = text(cell).partition(" ± ")
-            rest = f' <span class="spread">± {spread}</span>' if plus_minus else ""
+            value, spread = re.fullmatch(r"(.*?)((?: ± | \[).*)?", text(cell), re.DOTALL).groups("")  # type: ignore[union-attr]
+            rest = f' <span class="spread">{spread[1:]}</span>' if spread else ""
             cells.append(f"<td{kinds[c]}>{before}{value}{rest}{after}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     body = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    caption = f'<caption id="{name}-caption">{text(wide.title)}</caption>'
+    caption = f'<caption><span id="{name}-caption">{text(wide.title)}</span></caption>'
     region = f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-caption">'
     return f"{region}<table>{caption}{body}</table></div>" + bullets(wide.notes, "notes")
 

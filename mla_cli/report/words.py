@@ -1,7 +1,5 @@
 """What a report says in sentences: what was run, what came out, and what that does not show."""
 
-import math
-
 import numpy as np
 import pandas as pd
 
@@ -14,7 +12,6 @@ from mla_cli.engine.report import SPLIT, RunFacts
 from mla_cli.render import counted, percent, spread
 from mla_cli.wide import Cells, difference
 
-SMALL_SAMPLE = 1000  # test samples below which the report spells out how wide chance is
 ON_TEST = "select_on: test"
 
 
@@ -65,22 +62,15 @@ def who_chose_the_epoch(selected_on: str, chosen: int, epochs: int) -> str:
     return f"{scored}: on what they were chosen is `{selected_on}`."
 
 
-def standard_error(share: float, count: int) -> float:
-    """Of a share of `count` independent samples."""
-    return math.sqrt(share * (1 - share) / count) if count else math.nan
-
-
 def what_came_out(f: RunFacts) -> list[str]:
     """Fused, alone, what fusing adds, what missing modalities cost, and how far the confidence can be trusted."""
     found = {output: accuracy(*scores) for output, scores in f.scores.items()}
     alone = {m: value for m, value in found.items() if m != "fused"}
     n = len(f.test)
     parts = [f"{m} alone in {percent(v)} %" for m, v in alone.items()]
-    groups = int(f.rows.iloc[0]["num_groups"])
-    of_groups = f" of {groups} groups" if groups else ""
     lines = [
-        f"On test (n = {n}{of_groups}) the fused output (rule `{f.rule}`) is right in {percent(found['fused'])} % of "
-        f"the samples, {and_list(parts)}."
+        f"On test (n = {n}) the fused output (rule `{f.rule}`) is right in {percent(found['fused'])} % of the samples"
+        f"{interval(f.rows)}, {and_list(parts)}."
     ]
     if len(alone) > 1:
         best = max(alone, key=alone.__getitem__)
@@ -113,6 +103,17 @@ def what_came_out(f: RunFacts) -> list[str]:
     return lines
 
 
+def interval(rows: pd.DataFrame) -> str:
+    """The 95 % interval of the fused test accuracy, or why there is none."""
+    some = rows[(rows["split"] == SPLIT) & (rows["output"] == "fused") & (rows["metric"] == "accuracy")]
+    first = some[some["missing_rate"] == 0].iloc[0]
+    groups = int(first["num_groups"])
+    if pd.isna(first["low"]):
+        return f" (no interval: {counted(groups, 'group')})" if groups else ""
+    what = counted(groups, "group") if groups else "samples"
+    return f" (95 % interval {percent(first['low'])} to {percent(first['high'])} %, bootstrap over {what})"
+
+
 def rate_curve(rows: pd.DataFrame) -> pd.DataFrame:
     """Fused test accuracy at each missing rate: mean, sd and number of mask seeds."""
     some = rows[(rows["split"] == SPLIT) & (rows["output"] == "fused") & (rows["metric"] == "accuracy")]
@@ -122,14 +123,12 @@ def rate_curve(rows: pd.DataFrame) -> pd.DataFrame:
 
 def not_shown_by_a_run(f: RunFacts) -> list[str]:
     """What a reader must not conclude."""
-    recipe, n = f.recipe, len(f.test)
-    fused = accuracy(*f.scores["fused"])
+    recipe = f.recipe
     lines = [
         "How much the numbers move with the training seed: this is one run. `mla ablate --recipe recipe.yaml "
         "--over method.name=" + recipe.method.name + " --seeds 0,1,2` trains more, from the recipe below.",
-        "That one output is better than another: nothing here was tested. With this many samples, two shares that "
-        f"differ by less than about {200 * standard_error(fused, n):.1f} points (two standard errors of the fused "
-        "accuracy, samples taken as independent) may well be equal.",
+        "That one output is better than another: nothing here was tested. An interval is about other samples of the "
+        "same kind, not about another training.",
     ]
     lines += few_distinct(f)
     lines.append(f"Anything about other data than `{f.test.facts['dataset']}`, protocol `{f.test.facts['protocol']}`.")
