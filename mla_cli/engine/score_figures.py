@@ -83,14 +83,14 @@ def confusion_figures(scores: Scores, classes: Sequence[str], folder: Path) -> l
         side = max(3.6, 0.13 * len(classes) + 2.2)
         figure, axes = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
         image = matrix(axes, *scores["fused"], names, large=True)
-        figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
+        figure.colorbar(image, ax=axes, label="share of the class (%)", shrink=0.8)
         files.append(save(figure, folder, "confusion_fused"))
         if len(alone) > 1:
             figure, places = panels(plt, len(alone), width=3.3, height=3.3)
             for panel, output in zip(places, alone, strict=True):
                 image = matrix(panel, *scores[output], names, large=False)
                 panel.set_title(f"{name_of(output)} alone", fontsize=10)
-            figure.colorbar(image, ax=places, label="share of the true class (%)", shrink=0.8)
+            figure.colorbar(image, ax=places, label="share of the class (%)", shrink=0.8)
             files.append(save(figure, folder, "confusion_alone"))
     return files
 

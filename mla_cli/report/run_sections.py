@@ -54,6 +54,8 @@ def summary(f: RunFacts, folder: Path, at: At) -> str:
         bullets(words.what_came_out(f)),
         paragraph("What these numbers do not show:"),
         bullets(words.not_shown_by_a_run(f)),
+        paragraph("Left out here:") if f.notes else "",
+        bullets(f.notes),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mla_cli.engine import history_figures as history
 from mla_cli.engine.report import RunFacts
-from mla_cli.render import percent
+from mla_cli.render import counted, percent
 from mla_cli.report.tags import At, figure, paragraph, section
 
 
@@ -17,12 +17,10 @@ def learning(f: RunFacts, folder: Path, at: At) -> str:
     split = history.validated_on(f.history)
     scored = f.history[(f.history["epoch"] == f.chosen) & (f.history["diagnostic"] == f"{split}_accuracy")]
     reached = ", ".join(f"{row.of} {percent(row.value)} %" for row in scored.itertuples())
-    epochs = len(set(f.history["epoch"]))
-    alt = (
-        f"Training loss and accuracy over {epochs} epochs. {split} accuracy at the scored epoch {f.chosen}: {reached}."
-    )
+    epochs = counted(len(set(f.history["epoch"])), "epoch")
+    alt = f"Training loss and accuracy over {epochs}. At the scored epoch {f.chosen}, accuracy on {split}: {reached}."
     caption = (
-        f"Loss of each modality's steps in training, and accuracy of each modality alone and fused. Dashed: up to 256 "
+        f"Loss in training by output, and accuracy of each modality alone and fused. Dashed: up to 256 "
         f"training samples; solid: {split}; dotted: epoch {f.chosen}, which was scored."
     )
     drawing = figure(history.learning_curves(f.history, f.chosen, folder), alt, caption)
@@ -30,7 +28,7 @@ def learning(f: RunFacts, folder: Path, at: At) -> str:
 
 
 def balance(f: RunFacts, folder: Path, at: At) -> str:
-    shown = over_epochs(f, folder, history.BALANCE, "balance")
+    shown = over_epochs(f, folder, history.BALANCE, "balance") if len(f.modalities) > 1 else []
     if not shown:
         return ""
     caption = (
@@ -85,5 +83,6 @@ def ends(f: RunFacts, names: tuple[str, ...]) -> str:
     assert f.history is not None
     scored = f.history[f.history["epoch"] == f.chosen]
     means = scored.groupby("diagnostic")["value"].mean()
+    means = means.mul(100).where(means.index == "modality_separability", means)
     known = [f"{history.DIAGNOSTICS[n][0]} {means[n]:.3g}" for n in names if n in means and not np.isnan(means[n])]
     return f"At the scored epoch {f.chosen}: {', '.join(known)}."

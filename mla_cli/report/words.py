@@ -68,9 +68,11 @@ def what_came_out(f: RunFacts) -> list[str]:
     alone = {m: value for m, value in found.items() if m != "fused"}
     n = len(f.test)
     parts = [f"{m} alone in {percent(v)} %" for m, v in alone.items()]
+    output = f"fused output (rule `{f.rule}`)" if len(alone) > 1 else "output"
+    others = f", {and_list(parts)}" if len(alone) > 1 else ""
     lines = [
-        f"On test (n = {n}) the fused output (rule `{f.rule}`) is right in {percent(found['fused'])} % of the samples"
-        f"{interval(f.rows)}, {and_list(parts)}."
+        f"On test (n = {n}) the {output} is right in {percent(found['fused'])} % of the samples"
+        f"{interval(f.rows)}{others}."
     ]
     if len(alone) > 1:
         best = max(alone, key=alone.__getitem__)
@@ -97,8 +99,8 @@ def what_came_out(f: RunFacts) -> list[str]:
     confidence = float(softmax(logits.astype(np.float64)).max(1).mean())
     side = "surer than it is right" if confidence > found["fused"] else "less sure than it is right"
     lines.append(
-        f"The fused output is {side}: mean confidence {percent(confidence)} %, accuracy {percent(found['fused'])} %, "
-        f"expected calibration error {percent(ece(logits, labels))} %."
+        f"The {output.partition(' (')[0]} is {side}: mean confidence {percent(confidence)} %, accuracy "
+        f"{percent(found['fused'])} %, expected calibration error {percent(ece(logits, labels))} %."
     )
     return lines
 
@@ -125,14 +127,14 @@ def not_shown_by_a_run(f: RunFacts) -> list[str]:
     """What a reader must not conclude."""
     recipe = f.recipe
     lines = [
-        "How much the numbers move with the training seed: this is one run. `mla ablate --recipe recipe.yaml "
-        "--over method.name=" + recipe.method.name + " --seeds 0,1,2` trains more, from the recipe below.",
+        "How much the numbers move with the training seed: this is one run. More: "
+        f"`mla ablate --recipe {f.run.recipe_file} --over method.name={recipe.method.name} --seeds 0,1,2`.",
         "That one output is better than another: nothing here was tested. An interval is about other samples of the "
         "same kind, not about another training.",
     ]
     lines += few_distinct(f)
     lines.append(f"Anything about other data than `{f.test.facts['dataset']}`, protocol `{f.test.facts['protocol']}`.")
-    return lines + f.notes
+    return lines
 
 
 def few_distinct(f: RunFacts) -> list[str]:
@@ -208,7 +210,7 @@ def not_shown_by_a_grid(a: Ablation, seeds: list[int]) -> list[str]:
             "Significance: nothing here was tested. `mla ablate --preset table1 --significance` tests each method "
             "against MLA on the same test items."
         )
-    lines.append("What another choice of learning rate or budget would give a method: all settings share the recipe's.")
+    lines.append("What a learning rate and a budget tuned for each setting would give.")
     first = a.rows.iloc[0]
     lines.append(f"Anything about other data than `{first['dataset']}`, protocol `{first['protocol']}`.")
     if a.failed:
