@@ -17,6 +17,7 @@ COMMANDS = (
     "compare",
     "diff",
     "status",
+    "report",
     "recipes",
     "import_checkpoint",
 )

@@ -31,6 +31,7 @@ LEVELS = (
         "render",
         "wide",
         "matrix",
+        "report",
         "diagnosis",
         "probing",
         "evaluation",

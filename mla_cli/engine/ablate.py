@@ -14,7 +14,6 @@ from mla_cli.data.missing import draw_present
 from mla_cli.engine import results
 from mla_cli.engine.data import Data, complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.draws import draw_training
-from mla_cli.engine.evaluate import Request, evaluate
 from mla_cli.engine.events import Epoch, Note, Progress, Started, Steps
 from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
 from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid
@@ -23,6 +22,7 @@ from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
 from mla_cli.engine.presets import COMPLETE, preset_grid
 from mla_cli.engine.run import Run, remember, run_name
+from mla_cli.engine.stored_grids import grid_facts, stored_rows
 from mla_cli.errors import MlaError
 from mla_cli.files import make_folder, write_json
 from mla_cli.recipe import validate
@@ -114,17 +114,17 @@ def ablate(
         log_finished(Run(run_dir / name), plan.loggers)
     listeners = plan.loggers
     failed = yield from train_all([(name, jobs[name]) for name in todo], data_dir, run_dir, workers, device, listeners)
-    rows, labels = collect(grid, names, run_dir, rates, mask_seeds, failed)
-    if not rows:
+    if len(failed) == len(jobs):
         raise MlaError("no run of the grid finished: " + "; ".join(failed), "see the errors above")
+    labels, facts = setting_labels(grid, names, failed), grid_facts(grid, names, rates, mask_seeds, failed)
+    table = stored_rows(facts, run_dir)
     key = json.dumps([grid.name, sorted(jobs), list(rates), list(mask_seeds)])
     path = make_folder(
         run_dir / f"ablate-{grid.settings[0].recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     )
-    table = pd.concat(rows, ignore_index=True)
     tidy = table[list(results.COLUMNS)].drop_duplicates()
     results.write_csv(tidy, path / "results.csv")
-    write_json(path / "settings.json", {"settings": labels, "seeds": grid.seeds, "runs": sorted(jobs)})
+    write_json(path / "settings.json", {"settings": labels, "seeds": grid.seeds, "runs": sorted(jobs), "grid": facts})
     first = names[grid.full, grid.seeds[0]]
     if (run_dir / first).is_dir() and Run(run_dir / first).state == "finished":
         remember(run_dir, first)  # `mla eval` after an ablation takes the full method's first seed
@@ -233,39 +233,17 @@ def train_one(task: tuple[dict[str, Any], str, str, str, tuple[str, ...]]) -> St
             yield event
 
 
-def collect(
-    grid: Grid,
-    names: dict[tuple[str, int], str],
-    run_dir: Path,
-    rates: Sequence[float],
-    mask_seeds: Sequence[int],
-    failed: list[str],
-) -> tuple[list[pd.DataFrame], dict[str, str]]:
-    """Tidy rows of every setting and seed, with a column `setting`. Missing rates that a setting cannot meet (one
-    modality alone) are left out of its rows."""
-    found, labels = [], {}
+def setting_labels(grid: Grid, names: dict[tuple[str, int], str], failed: list[str]) -> dict[str, str]:
+    """Every setting that has a finished run, and its switches in one line."""
+    labels = {}
     for setting, seed, recipe in grid.recipes():
-        name = names[setting.label, seed]
-        if name in failed:
+        if names[setting.label, seed] in failed:
             continue
         labels[setting.label] = describe(recipe)
-        alone = recipe.method.name == "unimodal"
-        request = Request(
-            rates=(0.0,) if alone else tuple(rates),
-            patterns=grid.patterns,
-            mask_seeds=tuple(mask_seeds),
-            rules=(setting.rule,),
-        )
-        rows = evaluate(Run(run_dir / name), request)
-        found.append(rows.assign(setting=setting.label))
         if grid.unimodal_from_late and recipe.method.name == "late":
-            for modality in recipe.dataset.modalities or []:
-                part = rows[rows["output"] == modality]
-                as_fused = part.assign(output="fused", fusion="native")
-                label = f"unimodal {modality}"
-                labels[label] = "part of `late`, which is bit-identical to the run alone (select_on: last)"
-                found.append(pd.concat([part, as_fused]).assign(setting=label))
-    return found, labels
+            same = "part of `late`, which is bit-identical to the run alone (select_on: last)"
+            labels |= {f"unimodal {modality}": same for modality in recipe.dataset.modalities or []}
+    return labels
 
 
 def describe(recipe: Recipe) -> str:
