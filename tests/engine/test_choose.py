@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from command_line import mla
 
-from mla_cli.data.store import FORMAT
+from mla_cli.data.store import FORMAT, Store
 from mla_cli.engine import choose
-from mla_cli.engine.choose import choose_recipe, own_recipes, recipe_for_dataset
+from mla_cli.engine.choose import choose_recipe, epoch_on_cpu, own_recipes, recipe_for_dataset
 from mla_cli.engine.data import prepare_command
 from mla_cli.engine.run import remember
 from mla_cli.errors import MlaError
@@ -155,22 +155,25 @@ def test_the_store_decides_what_is_trained(name: str, found: str | None, machine
     assert ("there is no accelerator here" in why) == (found is None)
 
 
-def test_a_large_recipe_on_a_cpu_says_what_an_epoch_means_and_how_to_get_the_small_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(choose, "accelerator", lambda: None)
+def test_a_large_recipe_on_a_cpu_says_how_to_get_the_small_one(machine: Any, tmp_path: Path) -> None:
+    machine(None)
     store_of("cremad", tmp_path)
-    _, why = choose_recipe(None, tmp_path)
-    _, note, instead = why.splitlines()
-    assert note.startswith(
-        "there is no accelerator here, which `cremad` is meant for: an epoch over all 1000 samples is "
-    )
-    flops = (8.433 + 31.936) * 1000 / 1000  # TFLOP: what `mla recipes show cremad --cost` counts for a sample
-    assert f"is {flops:.0f} TFLOP, at least " in note
+    _, note, instead = choose_recipe(None, tmp_path)[1].splitlines()
+    assert note == "there is no accelerator here, which `cremad` is meant for"
     assert instead == (
         f"for this machine: `mla prepare cremad --recipe cremad_small --root RAW_FOLDER --data-dir {tmp_path}`, "
         "then `mla train --recipe cremad_small`; `mla recipes show cremad --cost` measures a step"
     )
+
+
+@pytest.mark.slow
+def test_what_an_epoch_means_on_a_cpu(tmp_path: Path) -> None:
+    store_of("cremad", tmp_path)
+    flops = (8.433 + 31.936) * 1000 / 1000  # TFLOP: what `mla recipes show cremad --cost` counts for a sample
+    found = epoch_on_cpu(load_recipe("cremad"), Store.open(tmp_path / "cremad"))
+    assert found.startswith(f": an epoch over all 1000 samples is {flops:.0f} TFLOP, at least ")
+    assert found.endswith(" GFLOP/s that this CPU reaches in a product of matrices")
+    assert epoch_on_cpu(load_recipe("cremad", ["encoders.audio.name=m3ae"]), Store.open(tmp_path / "cremad")) == ""
 
 
 def test_a_store_both_recipes_fit_goes_by_the_machine(machine: Any, tmp_path: Path) -> None:
