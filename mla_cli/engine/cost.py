@@ -9,7 +9,7 @@ attention matrix; so do the fused kernels of accelerators.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -142,6 +142,9 @@ def on_paper(recipe: Recipe, store: Store | None = None, data_dir: Path | None =
     notes = list(shapes.notes)
     if any(getattr(section_of(recipe, shapes, m), "checkpointing", False) for m in shapes.modalities):
         notes.append("checkpointing: one block is computed again in the backward pass, and its activations come on top")
+    frozen = [m for m in shapes.modalities if is_frozen(section_of(recipe, shapes, m))]
+    if frozen:
+        notes.append(f"{', '.join(frozen)}: frozen, so a step runs the adapter on features that are computed once")
     projects = recipe.method.name == "mla" and recipe.method.hgm != "off"
     return Paper(
         recipe,
@@ -175,8 +178,8 @@ def build_method(recipe: Recipe, shapes: Shapes) -> "BaseMethod":
     sections = {m: section_of(recipe, shapes, m) for m in shapes.modalities}
     encoders = build_encoders(sections, shapes.inputs, shapes.tokens, recipe.shared_width, recipe.seed)
     for m, section in sections.items():
-        if getattr(section, "frozen", False):
-            encoders.get_submodule(f"{m}.network").requires_grad_(False)
+        if is_frozen(section):
+            cast(Any, encoders[m]).ready = True  # it takes the stored features
     context = Context(
         modalities=list(shapes.modalities),
         encoders=encoders,
@@ -195,12 +198,16 @@ def build_method(recipe: Recipe, shapes: Shapes) -> "BaseMethod":
     return method
 
 
-def blank_batch(shapes: Shapes, modality: str, count: int) -> "Tensor":
-    """(count, *input): zeros, or token 0."""
-    import torch
+def is_frozen(section: Any) -> bool:
+    """Whether an encoder's features are computed once, so that a step runs its adapter only."""
+    return bool(getattr(section, "frozen", False))
 
-    is_text = modality in shapes.tokens
-    return torch.zeros(count, *shapes.inputs[modality], dtype=torch.int32 if is_text else torch.float32)
+
+def input_shape(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Module") -> tuple[tuple[int, ...], bool]:
+    """Shape of one sample as a step takes it, and whether it holds token numbers."""
+    if is_frozen(section_of(recipe, shapes, modality)):
+        return (int(encoder.network.width),), False  # type: ignore[arg-type, union-attr]
+    return shapes.inputs[modality], modality in shapes.tokens
 
 
 def trace_encoder(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Module") -> Trace:
@@ -209,15 +216,12 @@ def trace_encoder(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Mo
     from torch import nn
 
     head = nn.Linear(recipe.shared_width, shapes.num_classes)
-    stored = getattr(section_of(recipe, shapes, modality), "frozen", False)
+    shape, is_text = input_shape(recipe, shapes, modality, encoder)
 
     def loss(count: int) -> "Tensor":
-        if stored:
-            inputs, network = torch.zeros(count, int(encoder.network.width)), encoder.adapter  # type: ignore[arg-type, union-attr]
-        else:
-            inputs, network = blank_batch(shapes, modality, count), encoder
+        inputs = torch.zeros(count, *shape, dtype=torch.int32 if is_text else torch.float32)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16"):
-            logits = head(network(inputs))  # type: ignore[operator]
+            logits = head(encoder(inputs))
         return nn.functional.cross_entropy(logits.float(), torch.zeros(count, dtype=torch.int64))
 
     encoder.train()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mla_cli.engine.cost import Paper, build_method, on_paper
+from mla_cli.engine.cost import Paper, build_method, input_shape, on_paper
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.executor import TaskDone, default_workers, run_tasks
 from mla_cli.engine.shapes import Shapes
@@ -109,12 +109,13 @@ def measure(task: Task) -> Measured:
     method = build_method(recipe, shapes)
     method.optimizers = build_optimizers(recipe, method, torch.device("cpu"))
     source = torch.Generator().manual_seed(0)
-    inputs = {
-        m: torch.randint(0, shapes.tokens[m], (count, *shape), generator=source, dtype=torch.int32)
-        if m in shapes.tokens
-        else torch.randn(count, *shape, generator=source)
-        for m, shape in shapes.inputs.items()
-    }
+    inputs = {}
+    for m in shapes.modalities:
+        shape, is_text = input_shape(recipe, shapes, m, method.encoders[m])
+        if is_text:
+            inputs[m] = torch.randint(0, shapes.tokens[m], (count, *shape), generator=source, dtype=torch.int32)
+        else:
+            inputs[m] = torch.randn(count, *shape, generator=source)
     method.blanks = {m: torch.zeros_like(x[0]) for m, x in inputs.items()}
     labels = torch.randint(0, shapes.num_classes, (count,), generator=source)
     positions = torch.arange(count)
