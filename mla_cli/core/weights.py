@@ -227,7 +227,7 @@ def read_safetensors(path: Path, content: bytes) -> Any:
     from safetensors.torch import load
 
     try:
-        return load(content)
+        return dict(sorted(load(content).items()))  # the library gives them in another order each time
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of number that torch lacks
         raise MlaError(f"`{path}` is no safetensors file: {error}", "fetch or make the file again") from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mla_cli.data.extractor import extracted, extracted_shape, rate
+from mla_cli.data.extractor import extracted, extracted_shape, extractor
 from mla_cli.data.media import (
     BadMedia,
     decode_audio,
@@ -76,7 +76,7 @@ def row_shape(spec: FeatureSpec) -> tuple[int, ...]:
         case TextSpec():
             return (spec.length,)
         case ExtractorSpec():
-            return extracted_shape(spec.model, spec.seconds)
+            return extracted_shape(spec)
     if spec.width is None:
         raise MlaError("the width of a vector feature is not known", "set `width` in the feature's section")
     return (spec.width,)
@@ -112,7 +112,7 @@ def compute(spec: FeatureSpec, kind: str, root: Path, ref: str, allow_outside: b
             return Feature(decode_image(source, spec, parsed.box), 1)
         case VideoSpec():
             return Feature(*decode_video(source, spec, parsed.start, parsed.end, parsed.box))
-    sampling = rate(spec) if isinstance(spec, ExtractorSpec) else spec.rate
+    sampling = extractor(spec.model).rate if isinstance(spec, ExtractorSpec) else spec.rate
     waveform = _refuse_silence(decode_audio(source, sampling, parsed.start, parsed.end))
     if isinstance(spec, ExtractorSpec):
         return Feature(*extracted(waveform, spec))

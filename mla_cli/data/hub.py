@@ -7,6 +7,7 @@ is not there, and only because the user wrote it. Code and pickles in a folder a
 import hashlib
 import importlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ TOKENIZER_FILES = (
     "*.codes",
     "*.bpe",
 )
+# Where a source was written; whoever looks at it does not know its modality.
+TOKENIZER_KEY, EXTRACTOR_KEY = "features.MODALITY.vocabulary", "features.MODALITY.model"
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 CONFIGS = ("config.json", "tokenizer_config.json", *EXTRACTOR_FILES)
 
@@ -56,8 +59,8 @@ def folder_of(source: str, key: str, *choices: Sequence[str]) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         if not any(holds(path, patterns) for patterns in choices):
-            wanted = " or ".join(f"`{pattern}`" for pattern in dict.fromkeys(p for c in choices for p in c))
-            raise MlaError(f"`{key}`: the folder `{source}` has none of {wanted}", "give a folder that holds it")
+            wanted = ", ".join(f"`{pattern}`" for pattern in dict.fromkeys(p for c in choices for p in c[:2]))
+            raise MlaError(f"`{key}`: the folder `{source}` has no {wanted}", "give a folder that holds such a file")
         refuse_code(path)
         return path
     if path.exists():
@@ -82,7 +85,7 @@ def from_hub(name: str, key: str, choices: Sequence[Sequence[str]]) -> Path:
                 )
             except (OSError, ValueError, hub.errors.HTTPError) as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                continue
+                break  # the cache has nothing of it, or the hub is out of reach: other files will not be there either
             if holds(Path(place), patterns):
                 return Path(place)
     cache = hub.constants.HF_HUB_CACHE
@@ -153,8 +156,8 @@ def maker_of(spec: Section) -> tuple[str, str, tuple[str, ...]] | None:
     if isinstance(spec, TextSpec) and spec.tokens == "tokenizer":
         if spec.vocabulary is None:
             raise MlaError("`tokens: tokenizer` needs a tokenizer", "set `vocabulary` to its folder or its hub name")
-        return spec.vocabulary, "vocabulary", TOKENIZER_FILES
-    return (spec.model, "model", EXTRACTOR_FILES) if isinstance(spec, ExtractorSpec) else None
+        return spec.vocabulary, TOKENIZER_KEY, TOKENIZER_FILES
+    return (spec.model, EXTRACTOR_KEY, EXTRACTOR_FILES) if isinstance(spec, ExtractorSpec) else None
 
 
 def maker_digest(spec: Section, source: str | None = None) -> str | None:
@@ -182,7 +185,7 @@ def check_maker(modality: str, spec: Section, stored: str | None, model: str | N
     if made is None:
         return
     own, key, _ = made
-    what = "tokenizer" if key == "vocabulary" else "extractor"
+    what = "tokenizer" if key == TOKENIZER_KEY else "extractor"
     if Path(own).expanduser().is_dir() and maker_digest(spec) != stored:
         raise MlaError(
             f"the {what} in `{own}` is not the one that made the stored features of `{modality}`",
@@ -193,7 +196,8 @@ def check_maker(modality: str, spec: Section, stored: str | None, model: str | N
     if maker_digest(spec, model) != stored:
         raise MlaError(
             f"the features of `{modality}` were made by the {what} of `{own}`, the encoder `{model}` has another",
-            f"write `features.{modality}.{key}: {model}` and prepare the data again, or take the encoder of `{own}`",
+            f"write `{key.replace('MODALITY', modality)}: {model}` and prepare the data again, or take the encoder "
+            f"that belongs to `{own}`",
         )
 
 
@@ -231,7 +235,21 @@ def read_folder(what: str, auto: str, folder: Path) -> Any:
             raise MlaError(f"transformers cannot read the {what} in `{folder}`: {error}", "fetch it again") from error
 
 
-@lru_cache(maxsize=4)
+def stamp(source: str) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of a folder's files, so that what is kept in memory is not older; () for a hub name."""
+    try:
+        with os.scandir(Path(source).expanduser()) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:
+        return ()  # a snapshot of the hub does not change
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in found))
+
+
 def tokenizer(source: str) -> Any:
     """The tokenizer of a folder or hub name."""
-    return read_folder("tokenizer", "AutoTokenizer", folder_of(source, "vocabulary", TOKENIZER_FILES))
+    return _tokenizer(source, stamp(source))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(source: str, _: tuple[tuple[str, int, int], ...]) -> Any:
+    return read_folder("tokenizer", "AutoTokenizer", folder_of(source, TOKENIZER_KEY, TOKENIZER_FILES))

@@ -159,6 +159,14 @@ def build(
     settle(config, dropout)
     whole, keys = random_model(config, model)
     network: Pretrained
+    reads = str(encoder_of(whole, config).main_input_name)
+    if (reads == "input_ids") != bool(token_count) or reads == "pixel_values":
+        given = "text" if token_count else f"of shape `{input_shape}`"
+        raise MlaError(
+            f"encoder transformers: `{model}` takes `{reads}`, the features are {given}",
+            "text wants a text model and `tokens: tokenizer`, sound an audio model and `kind: extractor`; "
+            "for images use the encoder `timm`",
+        )
     if token_count:
         network = Text(whole, config, keys, pool)
         check_tokens(model, config, input_shape, token_count)
@@ -251,5 +259,5 @@ def uses_masks(folder: Path, network: Audio) -> bool:
     """Whether a model's extractor makes attention masks that the model can follow."""
     if not any((folder / name).is_file() for name in EXTRACTOR_FILES):
         return False
-    asked = bool(extractor(str(folder)).return_attention_mask)
+    asked = bool(extractor(str(folder)).library.return_attention_mask)
     return asked and "attention_mask" in inspect.signature(network.model.forward).parameters
