@@ -55,6 +55,8 @@ def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch
     noise: normal with this sd. drop_tokens: each token is dropped with this probability; a text keeps at least one.
     The special tokens of a model's own tokenizer are tokens like others (with `pool: cls`, leave it off).
     """
+    if not KEYS_OF_KIND[kind]:
+        return batch
     if kind == "text":
         return drop_tokens(batch, settings.drop_tokens, generator) if settings.drop_tokens > 0 else batch
     if batch.dtype == torch.uint8:

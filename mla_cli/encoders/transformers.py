@@ -147,7 +147,7 @@ def build(
     model: a folder with `config.json`, or a hub name. pretrained: start from the weights there (read by `core.weights`,
     never here); `false`: from random ones, as the library starts them. pool: the mean over what is real (`mean_valid`),
     or the first token (`cls`). dropout: in place of the configuration's rates, all of them; whole layers are never
-    skipped and nothing is masked at random. checkpointing: less memory for about a quarter more time.
+    skipped and nothing is masked at random. checkpointing: less memory for about a third more time.
     Raises MlaError for a model, shape or key that cannot work, and where transformers is not installed.
     """
     if pool not in POOLS:

@@ -1,5 +1,6 @@
 """`timm`: features equal those of timm's own model with the same weights, and errors say what to do."""
 
+import json
 import socket
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ from command_line import mla
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mla_cli import registry
 from mla_cli.core.model import has_batch_norm
 from mla_cli.core.weights import load_weights, weights_digest
 from mla_cli.encoders import timm as encoder
+from mla_cli.engine.data import open_store, run_fingerprint
 from mla_cli.errors import MlaError
 from mla_cli.files import sha256
+from mla_cli.recipe import load_recipe
 from mla_cli.schema import EncoderSection
 
 timm = pytest.importorskip("timm")
@@ -66,7 +68,7 @@ def test_features_equal_those_of_timm(model: str, tmp_path: Path) -> None:
     assert weights_digest("visual", section(file, model)) == loaded.sha256 == sha256(file)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MODELS[:2])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_shape_trains_and_the_seed_decides(model: str, kind: str) -> None:
     def build() -> Any:
@@ -112,7 +114,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         weights_digest("visual", section(file, "test_vit", sha256="0" * 64))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MODELS[:2])
 def test_checkpointing_gives_the_same_gradients(model: str) -> None:
     found = []
     for checkpointing in (False, True):
@@ -216,7 +218,7 @@ def test_without_timm_one_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_trained_by_the_command_line(data_dir: Path, emoji_store: Any, tmp_path: Path) -> None:
-    """From a file, and the run's hash covers the file's content."""
+    """From a file; the run's hash covers what it holds."""
     recipe = tmp_path / "tiny.yaml"
     _, file = reference("test_vit", tmp_path, img_size=16)
     recipe.write_text(
@@ -229,9 +231,9 @@ train: {{epochs: 1, batch_size: 16, threads: 1}}
     first = mla(*words)
     assert first.code == 0, first.stderr
     assert "weights of visual: " in first.stderr and "unexpected: model.head.bias" in first.stderr
-    assert registry.options("encoders", "timm")["pretrained"] == ("bool | str", False)
-    reference("test_vit", tmp_path, img_size=16)
-    tensors = {n: v + 1 for n, v in timm.create_model("test_vit", img_size=16).state_dict().items()}
-    save_file(tensors, file)
-    assert mla(*words).code == 0
-    assert len([path for path in (tmp_path / "runs").iterdir() if path.is_dir()]) == 2
+    info = json.loads(next((tmp_path / "runs").glob("*/run.json")).read_text())
+    assert info["weights"]["visual"]["sha256"] == sha256(file)
+    own, store = load_recipe(str(recipe)), open_store(load_recipe(str(recipe)), data_dir)
+    before = run_fingerprint(own, store)
+    save_file({n: v + 1 for n, v in timm.create_model("test_vit", img_size=16).state_dict().items()}, file)
+    assert run_fingerprint(own, store) != before

@@ -244,7 +244,7 @@ def test_random_weights_follow_the_seed_and_nothing_is_left_to_chance(folders: d
     assert not torch.equal(noisy(tokens), noisy(tokens))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[:3], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[3:])])
 def test_checkpointing_and_bf16(folders: dict[str, Path], kind: str) -> None:
     spec = spec_of(kind, folders[kind])
     x = texts(folders[kind], "cat", "red heart") if kind == "bert" else torch.randn(2, *row_shape(spec))
