@@ -161,6 +161,11 @@ class Store:
         number = {name: i for i, name in enumerate(self.classes)}
         return np.array([number.get(label, -1) for label in self.index["label"]], np.int32)
 
+    def makers(self, modalities: list[str]) -> dict[str, str]:
+        """Digests of the tokenizers and extractors of other models that made features; no entry where we did."""
+        entries = {m: self.manifest["modalities"][m].get("made_by") for m in modalities}
+        return {m: digest for m, digest in entries.items() if digest is not None}
+
     def spec(self, modality: str) -> Section:
         return _SPEC.validate_python(self.manifest["modalities"][modality]["spec"])
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mla_cli.data.hub import WEIGHTS, folder_of, library
+from mla_cli.encoders._library import real_then_fake
 from mla_cli.errors import MlaError
 from mla_cli.registry import did_you_mean, nearest
 
@@ -123,6 +124,7 @@ def convert(tensors: dict[str, Tensor], network: nn.Module) -> Mapping[str, Tens
     return {f"model.{name}": tensor for name, tensor in found.items()}
 
 
+@real_then_fake
 def build(
     input_shape: tuple[int, ...],
     width: int | None,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mla_cli.data.extractor import extractor
 from mla_cli.data.hub import EXTRACTOR_FILES, SMALL_FILES, folder_of, library, quiet, read_folder, weights_in
+from mla_cli.encoders._library import real_then_fake
 from mla_cli.errors import MlaError
 
 POOLS = ("mean_valid", "cls")
@@ -130,6 +131,7 @@ def convert(tensors: dict[str, Tensor], network: nn.Module) -> Mapping[str, Tens
     return found | beside
 
 
+@real_then_fake
 def build(
     input_shape: tuple[int, ...],
     width: int | None,

@@ -110,7 +110,7 @@ def complete(recipe: Recipe, store: Store) -> Recipe:
             )
         content.features[modality] = stored  # type: ignore[assignment]
         content.encoders.setdefault(modality, default_encoder(stored.kind))  # type: ignore[attr-defined]
-        made_by = store.manifest["modalities"][modality].get("made_by")
+        made_by = store.makers([modality]).get(modality)
         check_maker(modality, stored, made_by, content.encoders[modality].options().get("model"))
     for section in (content.features, content.encoders, content.augment):
         for modality in [m for m in section if m not in modalities]:

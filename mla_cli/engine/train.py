@@ -57,6 +57,7 @@ def train(
         "protocol": data.protocol,
         "data": data.facts,
         "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
+        "made_by": store.makers(data.modalities),
     }
     run.refuse(resume, force)
     session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do

@@ -10,7 +10,8 @@ import pytest
 import torch
 from command_line import mla
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mla_cli.core.model import has_batch_norm
 from mla_cli.core.weights import load_weights, weights_digest
@@ -124,6 +125,14 @@ def test_checkpointing_gives_the_same_gradients(model: str) -> None:
         found.append([parameter.grad for parameter in network.parameters()])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
+
+
+def test_costs_can_be_counted_with_fake_tensors() -> None:
+    """timm looks at numbers while it builds a transformer, which fake tensors do not have."""
+    with FakeTensorMode():
+        fake = encoder.build((3, 32, 32), None, model="test_vit", drop_path=0.1)
+        fake(torch.zeros(2, 3, 32, 32)).sum().backward()
+    assert all(isinstance(p, nn.Parameter) and isinstance(p.grad, FakeTensor) for p in fake.parameters())
 
 
 def test_drop_path_and_dropout_draw_in_training_only() -> None:

@@ -13,6 +13,7 @@ import torch
 from command_line import mla
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mla_cli.core.weights import load_weights
 from mla_cli.data.extractor import extracted
@@ -265,6 +266,19 @@ def test_checkpointing_and_bf16(folders: dict[str, Path], kind: str) -> None:
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
 
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_costs_can_be_counted_with_fake_tensors(folders: dict[str, Path], kind: str) -> None:
+    real = built(kind, folders[kind], load=False)
+    with FakeTensorMode():
+        fake = built(kind, folders[kind], load=False)
+        shape = row_shape(spec_of(kind, folders[kind]))
+        x = torch.ones(2, *shape, dtype=torch.int32 if kind == "bert" else torch.float32)
+        fake(x).sum().backward()
+    same = [(n, p.shape, p.requires_grad) for n, p in real.named_parameters()]
+    assert [(n, p.shape, p.requires_grad) for n, p in fake.named_parameters()] == same
+    assert all(isinstance(p, FakeTensor) for p in fake.state_dict().values())
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -376,6 +390,8 @@ def test_prepared_and_trained_by_the_command_line(
     assert refused.code == 1 and "is not the one that made the stored features" in refused.stderr
     again = mla("prepare", name, "--recipe", "own.yaml")
     assert again.code == 0 and "building it again" in again.stderr, again.stderr
+    other = mla("eval", "--dataset", name)
+    assert other.code == 1 and "made by another tokenizer or extractor" in other.stderr, other.stderr
     if kind == "bert":  # a word that was taken apart is one token now
         tokens = Store.open(tmp_path / "data" / name).modality("text").take(np.arange(1636))
         assert (tokens == len(hf_models.VOCABULARY)).any()
