@@ -41,13 +41,14 @@ CONFIGS = ("config.json", "tokenizer_config.json", *EXTRACTOR_FILES)
 
 
 def library(name: str) -> Any:
-    """Import `timm`, `transformers` or `huggingface_hub`, which take seconds. Raises MlaError where it is missing."""
+    """Import `timm`, `transformers` or a part of `huggingface_hub`: seconds. Raises MlaError where it is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != name:
+        package = name.partition(".")[0]
+        if error.name != package:  # something that the package itself lacks
             raise
-        raise MlaError(f"the package `{name}` is not installed", INSTALL) from None
+        raise MlaError(f"the package `{package}` is not installed", INSTALL) from None
 
 
 def folder_of(source: str, key: str, *choices: Sequence[str]) -> Path:
@@ -74,7 +75,7 @@ def folder_of(source: str, key: str, *choices: Sequence[str]) -> Path:
 
 def from_hub(name: str, key: str, choices: Sequence[Sequence[str]]) -> Path:
     """The local copy of a hub repository, fetched only where the cache lacks the files."""
-    hub = library("huggingface_hub")
+    hub, client_error = library("huggingface_hub"), library("huggingface_hub.errors").HTTPError
     reason = "it has none of the files that are needed"
     for cached in (True, False):
         for patterns in choices:
@@ -83,12 +84,12 @@ def from_hub(name: str, key: str, choices: Sequence[Sequence[str]]) -> Path:
                 place = hub.snapshot_download(
                     name, allow_patterns=list(patterns), local_files_only=cached, etag_timeout=TIMEOUT
                 )
-            except (OSError, ValueError, hub.errors.HTTPError) as error:
+            except (OSError, ValueError, client_error) as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 break  # the cache has nothing of it, or the hub is out of reach: other files will not be there either
             if holds(Path(place), patterns):
                 return Path(place)
-    cache = hub.constants.HF_HUB_CACHE
+    cache = library("huggingface_hub.constants").HF_HUB_CACHE
     raise MlaError(
         f"`{key}`: no folder `{name}`, and the Hugging Face hub did not give it: {reason}",
         f"where there is network, run `hf download {name} --local-dir FOLDER`, copy the folder here and write "

@@ -32,7 +32,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub; the folder of `someone/tiny` in it."""
     root = tmp_path / "cache"
-    monkeypatch.setattr(library("huggingface_hub").constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(library("huggingface_hub.constants"), "HF_HUB_CACHE", str(root))
     return root / "models--someone--tiny"
 
 
@@ -84,7 +84,7 @@ def test_what_the_cache_lacks_is_one_error_without_network(
 def test_the_hub_is_not_asked_where_its_client_is_told_to_stay_offline(
     cache: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library("huggingface_hub").constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(library("huggingface_hub.constants"), "HF_HUB_OFFLINE", True)
     with pytest.raises(MlaError, match="someone/tiny"):
         folder_of("someone/tiny", "key", CONFIG)
     assert no_network == []
