@@ -65,8 +65,8 @@ class EncoderSection(OpenSection):
 
     @model_validator(mode="after")
     def sha256_is_of_a_file(self) -> "EncoderSection":
-        if self.sha256 is not None and self.weights is None:
-            raise ValueError("`sha256` is given without `weights`; name the file, or leave `sha256` out")
+        if self.sha256 is not None and self.weights is None and not self.options().get("pretrained"):
+            raise ValueError("`sha256` is given without `weights` (or `pretrained`); name the file, or leave it out")
         return self
 
 

@@ -57,10 +57,14 @@ class VideoSpec(Section):
 
 
 class TextSpec(Section):
-    """Token numbers, stored as int32 (length,), padded with -1. `wordpiece` needs a vocabulary (a file or folder)."""
+    """Token numbers, stored as int32 (length,), padded with -1. `wordpiece` needs a vocabulary (a file or folder).
+
+    `tokenizer` is that of a model, special tokens included: `vocabulary` is its folder, or its name on the Hugging Face
+    hub. It decides about upper and lower case and everything else but the length.
+    """
 
     kind: Literal["text"] = "text"
-    tokens: Literal["bytes", "ngrams", "wordpiece"] = "ngrams"
+    tokens: Literal["bytes", "ngrams", "wordpiece", "tokenizer"] = "ngrams"
     length: int = Field(64, ge=1, le=65_536)
     ngram_min: int = Field(2, ge=1, le=16)
     ngram_max: int = Field(4, ge=1, le=16)
@@ -68,6 +72,18 @@ class TextSpec(Section):
     buckets: int = Field(4096, ge=2, le=10_000_000)
     vocabulary: str | None = None
     lower: bool = True
+
+
+class ExtractorSpec(Section):
+    """What a model's own feature extractor makes of a sound, stored as float32 in the extractor's shape.
+
+    model: its folder, or its name on the Hugging Face hub. seconds: sounds are cut to it, and padded to it where the
+    extractor has no fixed length of its own.
+    """
+
+    kind: Literal["extractor"] = "extractor"
+    model: str
+    seconds: float | None = Field(None, gt=0, le=3600)
 
 
 class VectorSpec(Section):
@@ -78,13 +94,13 @@ class VectorSpec(Section):
 
 
 FeatureSpec = Annotated[
-    ImageSpec | FbankSpec | LogStftSpec | VideoSpec | TextSpec | VectorSpec, Field(discriminator="kind")
+    ImageSpec | FbankSpec | LogStftSpec | VideoSpec | TextSpec | ExtractorSpec | VectorSpec, Field(discriminator="kind")
 ]
 
 # Which feature kinds a modality of a raw kind can have; the first is the default.
 FEATURES_OF_KIND: dict[str, tuple[str, ...]] = {
     "image": ("image",),
-    "audio": ("fbank", "log_stft"),
+    "audio": ("fbank", "log_stft", "extractor"),
     "video": ("video",),
     "text": ("text",),
     "text_file": ("text",),
@@ -96,5 +112,6 @@ SPEC_OF_KIND: dict[str, type[Section]] = {
     "log_stft": LogStftSpec,
     "video": VideoSpec,
     "text": TextSpec,
+    "extractor": ExtractorSpec,
     "vector": VectorSpec,
 }

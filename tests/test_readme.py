@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from command_line import mla
 
 import mla_cli
@@ -189,6 +190,13 @@ def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         output = mla(*shlex.split(line, comments=True)[1:])
         assert output.code == 0, output.stderr
     assert Path("mine.yaml").is_file()
+
+
+def test_the_recipe_with_models_of_hugging_face_is_one() -> None:
+    found = re.search(r"<!-- recipe: hf -->\n```yaml\n(.*?)```", text(), re.DOTALL)
+    assert found
+    recipe = load_recipe(None, base=yaml.safe_load(found[1]))
+    assert [section.name for section in recipe.encoders.values()] == ["timm", "transformers", "transformers"]
 
 
 def test_python_examples() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mla_cli import registry
-from mla_cli.core.weights import Loaded, load_weights
+from mla_cli.core.weights import Loaded, has_weights, load_weights
 from mla_cli.errors import MlaError
 from mla_cli.schema import EncoderSection
 from mla_cli.seeding import derive
@@ -94,10 +94,10 @@ def build_encoders(
 
 
 def load_pretrained(encoders: nn.ModuleDict, sections: Mapping[str, EncoderSection]) -> list[Loaded]:
-    """Fill every encoder that has a `weights` file, in place; its adapter stays as initialised."""
+    """Fill every encoder that names its weights, in place; its adapter stays as initialised."""
     found = []
     for m, section in sections.items():
-        if section.weights is not None:
+        if has_weights(section):
             convert = getattr(registry.load("encoders", section.name), "convert", None)
             found.append(load_weights(m, section, encoders.get_submodule(f"{m}.network"), convert))
     return found

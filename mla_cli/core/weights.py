@@ -1,8 +1,9 @@
 """Pretrained weights of an encoder from a file: read without running anything, matched by name, and told in full.
 
 A file is safetensors (`.safetensors`) or a checkpoint of torch (`.pt`, `.pth`), of which only tensors and plain
-containers are read (`weights_only=True`). Nothing is ever downloaded. An encoder file may define
-`convert(tensors, network) -> tensors`, which maps the names and shapes of other layouts to its own.
+containers are read (`weights_only=True`). Nothing is downloaded, but for a hub model that the user named. An encoder
+file may define `convert(tensors, network) -> tensors`, which maps the names and shapes of other layouts to its own, and
+`pretrained_file(key, **own keys) -> Path`, the file that its own key `pretrained` names.
 
 Importing this module imports no torch: a run's hash needs the file's digest, not its tensors.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mla_cli import registry
 from mla_cli.errors import MlaError
 from mla_cli.files import sha256
 from mla_cli.schema import EncoderSection
@@ -23,7 +25,7 @@ from mla_cli.schema import EncoderSection
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # the last is what Hugging Face calls a checkpoint of torch
 LEAST = 0.9  # share of an encoder's parameters, by element count, that a file must fill unless `strict: false`
 NO_STATE_DICT = "a state dict maps names to tensors, alone or under `model` or `state_dict`"
 SHOWN = 4  # so many names of a list are told in a line; all of them stand in run.json
@@ -67,9 +69,34 @@ def first(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
+def pretrained(section: EncoderSection) -> bool:
+    """Whether an encoder's own key `pretrained` asks for weights."""
+    own = registry.options("encoders", section.name).get("pretrained")
+    return own is not None and section.options().get("pretrained", own[1]) is not False
+
+
+def has_weights(section: EncoderSection) -> bool:
+    """Whether an encoder starts from given weights."""
+    return section.weights is not None or pretrained(section)
+
+
+def weights_key(modality: str, section: EncoderSection) -> str:
+    """The recipe key that names an encoder's weights."""
+    return f"encoders.{modality}.{'weights' if section.weights is not None else 'pretrained'}"
+
+
 def weights_file(modality: str, section: EncoderSection) -> Path:
-    """The file that `encoders.MODALITY.weights` names. Raises MlaError if it cannot be weights."""
-    key, path = f"encoders.{modality}.weights", Path(section.weights or "").expanduser()
+    """The file that `encoders.MODALITY.weights` or `.pretrained` names. Raises MlaError if it cannot be weights."""
+    key = weights_key(modality, section)
+    if section.weights is None:
+        file: Path = registry.load("encoders", section.name).pretrained_file(key, **section.options())
+        return file
+    if pretrained(section):
+        raise MlaError(
+            f"`{key}` and `encoders.{modality}.pretrained` both name weights",
+            f"keep one: `encoders.{modality}.pretrained: false`, or no `weights`",
+        )
+    path = Path(section.weights).expanduser()
     if not path.is_file():
         hint = "give a path to a .safetensors, .pt or .pth file; nothing is downloaded"
         raise MlaError(f"`{key}`: no file `{path}`", hint)
@@ -79,11 +106,11 @@ def weights_file(modality: str, section: EncoderSection) -> Path:
     return path
 
 
-def check_digest(modality: str, section: EncoderSection, digest: str) -> None:
+def check_digest(modality: str, section: EncoderSection, path: Path, digest: str) -> None:
     """Raise MlaError where `encoders.MODALITY.sha256` is given and is not the file's."""
     if section.sha256 not in (None, digest):
         raise MlaError(
-            f"`encoders.{modality}.weights`: the sha256 of `{section.weights}` is `{digest}`, not `{section.sha256}`",
+            f"`{weights_key(modality, section)}`: the sha256 of `{path}` is `{digest}`, not `{section.sha256}`",
             f"fetch the file again, or mend `encoders.{modality}.sha256` if you trust this one",
         )
 
@@ -95,7 +122,7 @@ def weights_digest(modality: str, section: EncoderSection) -> str:
         digest = sha256(path)
     except OSError as error:
         raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
-    check_digest(modality, section, digest)
+    check_digest(modality, section, path, digest)
     return digest
 
 
@@ -115,7 +142,7 @@ def load_weights(
     path = weights_file(modality, section)
     content = read_bytes(path)
     digest = hashlib.sha256(content).hexdigest()  # of the very bytes that are loaded
-    check_digest(modality, section, digest)
+    check_digest(modality, section, path, digest)
     tensors = read_tensors(path, content)
     given = dict(tensors if convert is None else convert(tensors, network))
     own = network.state_dict()
@@ -144,8 +171,8 @@ def load_weights(
     )
     if section.strict and filled < LEAST * sum(sizes.values()):
         raise MlaError(
-            f"`encoders.{modality}.weights`: `{path}` fills {loaded.share:.1%} of the parameters of `{section.name}`: "
-            + loaded.differences(),
+            f"`{weights_key(modality, section)}`: `{path}` fills {loaded.share:.1%} of the parameters of "
+            f"`{section.name}`: {loaded.differences()}",
             f"give a checkpoint of this encoder, or load what fits with `encoders.{modality}.strict: false`",
         )
     with torch.no_grad():
@@ -215,7 +242,7 @@ def read_safetensors(path: Path, content: bytes) -> Any:
     from safetensors.torch import load
 
     try:
-        return load(content)
+        return dict(sorted(load(content).items()))  # the library gives them in another order each time
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of number that torch lacks
         raise MlaError(f"`{path}` is no safetensors file: {error}", "fetch or make the file again") from error
 

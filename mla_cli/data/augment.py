@@ -21,6 +21,7 @@ KEYS_OF_KIND: dict[str, tuple[str, ...]] = {
     "fbank": ("shift", "time_mask", "frequency_mask", "noise"),
     "log_stft": ("shift", "time_mask", "frequency_mask", "noise"),
     "text": ("drop_tokens",),
+    "extractor": (),  # padding is known by its exact zeros
     "vector": ("noise",),
 }
 TIME_AXIS = {"fbank": 2, "log_stft": 3}  # of (B, 1, frames, mels) and (B, 1, bins, frames)
@@ -33,7 +34,10 @@ def check_augment(modality: str, kind: str, settings: AugmentSection) -> None:
     for key in AugmentSection.model_fields:
         if key not in KEYS_OF_KIND[kind] and getattr(settings, key) != getattr(defaults, key):
             usable = ", ".join(f"`{name}`" for name in KEYS_OF_KIND[kind])
-            raise MlaError(f"`augment.{modality}.{key}` does not apply to features of kind `{kind}`", f"use {usable}")
+            raise MlaError(
+                f"`augment.{modality}.{key}` does not apply to features of kind `{kind}`",
+                f"use {usable}" if usable else f"leave `augment.{modality}` out",
+            )
 
 
 def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch.Generator) -> Tensor:
@@ -49,7 +53,10 @@ def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch
     clip get the same crop, flip and shift.
     time_mask, frequency_mask: one band per sample, its width uniform in 0..mask, set to 0 (the training mean).
     noise: normal with this sd. drop_tokens: each token is dropped with this probability; a text keeps at least one.
+    The special tokens of a model's own tokenizer are tokens like others (with `pool: cls`, leave it off).
     """
+    if not KEYS_OF_KIND[kind]:
+        return batch
     if kind == "text":
         return drop_tokens(batch, settings.drop_tokens, generator) if settings.drop_tokens > 0 else batch
     if batch.dtype == torch.uint8:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mla_cli.data.extractor import extracted, extracted_shape, extractor
 from mla_cli.data.media import (
     BadMedia,
     decode_audio,
@@ -31,6 +32,7 @@ from mla_cli.data.text import read_text, token_count, tokenize
 from mla_cli.errors import MlaError
 from mla_cli.specs import (
     FEATURES_OF_KIND,
+    ExtractorSpec,
     FbankSpec,
     FeatureSpec,
     ImageSpec,
@@ -52,7 +54,8 @@ FBANK_SAMPLES = 2**21  # filter banks of more samples than this are computed on 
 class Feature:
     """One sample's array and how much of it is real.
 
-    valid: frames before padding (fbank, video), all of them (log_stft, which is tiled), tokens (text), else 1.
+    valid: frames before padding (fbank, video), all of them (log_stft, which is tiled), tokens (text), what the
+    attention mask covers (extractor, if it makes one), else 1.
     """
 
     array: np.ndarray
@@ -72,6 +75,8 @@ def row_shape(spec: FeatureSpec) -> tuple[int, ...]:
             return (spec.frames, 3, spec.size, spec.size)
         case TextSpec():
             return (spec.length,)
+        case ExtractorSpec():
+            return extracted_shape(spec)
     if spec.width is None:
         raise MlaError("the width of a vector feature is not known", "set `width` in the feature's section")
     return (spec.width,)
@@ -107,7 +112,10 @@ def compute(spec: FeatureSpec, kind: str, root: Path, ref: str, allow_outside: b
             return Feature(decode_image(source, spec, parsed.box), 1)
         case VideoSpec():
             return Feature(*decode_video(source, spec, parsed.start, parsed.end, parsed.box))
-    waveform = _refuse_silence(decode_audio(source, spec.rate, parsed.start, parsed.end))
+    sampling = extractor(spec.model).rate if isinstance(spec, ExtractorSpec) else spec.rate
+    waveform = _refuse_silence(decode_audio(source, sampling, parsed.start, parsed.end))
+    if isinstance(spec, ExtractorSpec):
+        return Feature(*extracted(waveform, spec))
     return fbank(waveform, spec) if isinstance(spec, FbankSpec) else log_stft(waveform, spec)
 
 

@@ -31,6 +31,7 @@ FORMAT = 1
 SHARD_BYTES = 4 << 20  # a shard finished is a shard never redone, so it should take seconds, not minutes
 LARGE_SHARD_BYTES = 64 << 20  # for many samples: a shard is held in memory, and every open one takes a file handle
 MANY_SHARDS = 256
+UNSCALED = ("text", "extractor")  # kinds that are not normalised by the training data
 _SPEC: TypeAdapter = TypeAdapter(FeatureSpec)
 
 
@@ -44,9 +45,10 @@ def rows_per_shard(shape: tuple[int, ...], dtype: np.dtype, count: int = 0) -> i
 def moments(kind: str, array: np.ndarray, valid: int) -> tuple[list[float], list[float], int]:
     """Sum, sum of squares and count of one sample's values, per channel for images and video, over all else together.
 
-    Audio counts its real frames only, not the padding. Text has none (count 0). Sums are exact for uint8.
+    Audio counts its real frames only, not the padding. Text and extractors' arrays have none (count 0). Sums are exact
+    for uint8.
     """
-    if kind == "text":
+    if kind in UNSCALED:
         return [0.0], [0.0], 0
     values = array.astype(np.float64)
     if kind in ("image", "video"):
@@ -159,6 +161,11 @@ class Store:
         number = {name: i for i, name in enumerate(self.classes)}
         return np.array([number.get(label, -1) for label in self.index["label"]], np.int32)
 
+    def makers(self, modalities: list[str]) -> dict[str, str]:
+        """Digests of the tokenizers and extractors of other models that made features; no entry where we did."""
+        entries = {m: self.manifest["modalities"][m].get("made_by") for m in modalities}
+        return {m: digest for m, digest in entries.items() if digest is not None}
+
     def spec(self, modality: str) -> Section:
         return _SPEC.validate_python(self.manifest["modalities"][modality]["spec"])
 
@@ -184,12 +191,13 @@ class Store:
         """Mean and standard deviation over those of the given samples (the training rows) that have the modality.
 
         float64, summed in index order.
-        Per channel for images (c, 1, 1), one number for audio, per column for vectors (width,); text: 0 and 1.
+        Per channel for images (c, 1, 1), one number for audio, per column for vectors (width,); text and
+        extractors' arrays, which are what their model expects: 0 and 1.
         Constant channels or columns get sd 1, so that they become 0.
         """
         store, positions = self.modality(modality), self.positions([modality])[:, 0]
         samples = np.sort(samples[positions[samples] >= 0])
-        if store.kind == "text" or not len(samples):
+        if store.kind in UNSCALED or not len(samples):
             return np.zeros(1), np.ones(1)
         if store.kind == "vector":  # per column: the rows themselves, in blocks
             rows = positions[samples]

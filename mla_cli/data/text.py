@@ -7,7 +7,10 @@ version and machine (Python's `hash` is not).
 WordPiece here equals BERT's own (Devlin et al. 2019: basic tokenisation, then greedy longest match first, `[UNK]` for a
 word that cannot be built or has more than 100 characters), without special tokens; that is `BertNormalizer`,
 `BertPreTokenizer` and `WordPiece` of the package `tokenizers`, but for a final Greek sigma and characters whose class
-differs between Unicode versions. The vocabulary is a file of the user's; none is ever downloaded.
+differs between Unicode versions. The vocabulary is a file of the user's.
+
+`tokenizer` is a model's own (`transformers.AutoTokenizer`), with its special tokens: from a folder, or from the hub
+where the user wrote a hub name.
 """
 
 import json
@@ -17,7 +20,9 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from mla_cli.data.hub import maker_of, tokenizer
 from mla_cli.data.media import BadMedia, Source, decoding, open_source
 from mla_cli.errors import MlaError
 from mla_cli.specs import TextSpec
@@ -70,11 +75,18 @@ def token_count(spec: TextSpec) -> int:
     """Number of distinct token numbers: they lie in [0, token_count). Raises `MlaError` for a missing vocabulary."""
     if spec.tokens == "bytes":
         return 256
+    if spec.tokens == "tokenizer":
+        return max(own_tokenizer(spec).get_vocab().values()) + 1
     return spec.buckets if spec.tokens == "ngrams" else max(read_vocabulary(spec).values()) + 1
 
 
 def tokenize(spec: TextSpec, text: str) -> list[int]:
-    """The first `spec.length` token numbers of a text; `lower` applies to every kind of token."""
+    """The first `spec.length` token numbers of a text; `lower` applies to all but a model's own tokenizer.
+
+    That one cuts a text so that its special tokens still fit.
+    """
+    if spec.tokens == "tokenizer":
+        return list(own_tokenizer(spec)(text, truncation=True, max_length=spec.length)["input_ids"])
     if spec.tokens == "bytes":
         return list((text.lower() if spec.lower else text).encode("utf-8", "replace")[: spec.length])
     if spec.tokens == "ngrams":
@@ -86,6 +98,18 @@ def tokenize(spec: TextSpec, text: str) -> list[int]:
         if len(numbers) >= spec.length:
             break
     return numbers[: spec.length]
+
+
+def own_tokenizer(spec: TextSpec) -> Any:
+    """The tokenizer of a model. Raises MlaError where the spec names none, or `length` leaves no room for a token."""
+    made = maker_of(spec)
+    assert made is not None  # of `tokens: tokenizer`
+    own = tokenizer(made[0])
+    if (special := own.num_special_tokens_to_add()) >= spec.length:
+        raise MlaError(
+            f"`length: {spec.length}` leaves no token between the {special} special ones", "set a larger `length`"
+        )
+    return own
 
 
 # ---------------------------------------------------------------- n-grams

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.data.features import row_dtype, row_shape, token_count
+from mla_cli.data.hub import maker_digest
 from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import FORMAT, rows_per_shard
 from mla_cli.engine.run import versions
@@ -66,6 +67,8 @@ def assemble_index(
             "sha256": checksums,
             "tokens": token_count(spec) if spec.kind == "text" else None,
         }
+        if (digest := maker_digest(spec)) is not None:  # a tokenizer or extractor of a model: what it was
+            modalities[modality]["made_by"] = digest
     # one kind of problem concerns rows that are not in the table: the first of two equal ids stays
     bad = {p.id for p in problems if p.kind != "duplicate_id"}
     index = pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mla_cli import registry
-from mla_cli.core.weights import weights_digest
+from mla_cli.core.weights import has_weights, weights_digest
 from mla_cli.data import splits
+from mla_cli.data.hub import check_maker
 from mla_cli.data.leakage import leakage_report
 from mla_cli.data.normalise import fixed_normalisation
 from mla_cli.data.samples import Samples, pair_by_class, unpaired
@@ -116,6 +117,8 @@ def complete(recipe: Recipe, store: Store) -> Recipe:
             )
         content.features[modality] = stored  # type: ignore[assignment]
         content.encoders.setdefault(modality, default_encoder(stored.kind))  # type: ignore[attr-defined]
+        made_by = store.makers([modality]).get(modality)
+        check_maker(modality, stored, made_by, content.encoders[modality].options().get("model"))
     for section in (content.features, content.encoders, content.augment):
         for modality in [m for m in section if m not in modalities]:
             del section[modality]
@@ -217,7 +220,7 @@ def run_fingerprint(recipe: Recipe, store: Store) -> str:
     parts: list[Any] = [store.fingerprint]
     if recipe.dataset.split_file is not None:
         parts.append([(e.stem, e.split) for e in read_split_file(recipe.dataset.split_file).entries])
-    digests = [(m, weights_digest(m, section)) for m, section in recipe.encoders.items() if section.weights is not None]
+    digests = [(m, weights_digest(m, section)) for m, section in recipe.encoders.items() if has_weights(section)]
     if digests:
         parts.append(digests)
     return store.fingerprint if len(parts) == 1 else hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mla_cli import registry
 from mla_cli.data.features import compute
+from mla_cli.data.hub import maker_digest
 from mla_cli.data.manifest import Manifest, Problem, counts_of_bad, problems_table
 from mla_cli.data.media import BadMedia
 from mla_cli.data.store import FORMAT, Store
@@ -233,6 +234,8 @@ def resolved(specs: dict[str, FeatureSpec], manifest: Manifest, root: Path) -> d
 
 
 def request_hash(manifest: Manifest, specs: dict[str, FeatureSpec]) -> str:
-    """What was asked for: the rows of the manifest and the feature specs."""
-    content = [manifest.fingerprint(), {m: spec.model_dump() for m, spec in specs.items()}, FORMAT]
+    """What was asked for: the rows of the manifest, the feature specs, and the tokenizers and extractors they name."""
+    content: list[Any] = [manifest.fingerprint(), {m: spec.model_dump() for m, spec in specs.items()}, FORMAT]
+    if made := {m: digest for m, spec in specs.items() if (digest := maker_digest(spec)) is not None}:
+        content.append(made)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

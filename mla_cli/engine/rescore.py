@@ -45,10 +45,20 @@ def matching_store(path: Path, recipe: Recipe) -> Store:
 
 
 def scoring_session(run: Run, recipe: Recipe, store: Store, splits: dict[str, Samples], classes: list[str]) -> Session:
-    """The run's model with its selected weights, over other samples."""
+    """The run's model with its selected weights, over other samples.
+
+    Raises MlaError where their tokens or sounds were made by another tokenizer or extractor than those of training.
+    """
+    modalities = list(recipe.features)
+    trained, made = run.info().get("made_by", {}), store.makers(modalities)
+    for m in modalities:
+        if trained.get(m) != made.get(m):
+            raise MlaError(
+                f"the features of `{m}` were made by another tokenizer or extractor than those `{run.path}` trained on",
+                "put the old one back where the recipe has it, and prepare the data again with `--force`",
+            )
     which = "last" if recipe.train.select_on == "last" else "best"
     tensors, _ = run.load_checkpoint(which)
-    modalities = list(recipe.features)
     normalisation = {
         m: (tensors[f"mean.{m}"].numpy(), tensors[f"sd.{m}"].numpy()) for m in modalities if f"mean.{m}" in tensors
     }

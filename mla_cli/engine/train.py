@@ -59,6 +59,7 @@ def train(
         "data": data.facts,
         "store_fingerprint": store.fingerprint,
         "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
+        "made_by": store.makers(data.modalities),
     }
     run.refuse(resume, force)
     session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do

@@ -235,11 +235,11 @@ def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) ->
 
 
 def test_files_that_are_not_there_or_named_otherwise(tmp_path: Path) -> None:
-    (tmp_path / "x.bin").write_bytes(b"x")
+    (tmp_path / "x.dat").write_bytes(b"x")
     assert "no file `" in refused(tmp_path / "missing.pt").message
     assert "nothing is downloaded" in str(refused(Path("microsoft/resnet-18")).hint)
     assert "no file `" in refused(tmp_path).message
-    assert "cannot tell what" in refused(tmp_path / "x.bin").message
+    assert "cannot tell what" in refused(tmp_path / "x.dat").message
 
 
 # ------------------------------------------------------------ recipes and runs

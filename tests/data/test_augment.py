@@ -13,6 +13,7 @@ SHAPES = {
     "video": (4, 3, 12, 10),
     "fbank": (1, 20, 8),
     "log_stft": (1, 8, 20),
+    "extractor": (9,),
     "vector": (7,),
 }
 ALL_ON = {
@@ -40,7 +41,15 @@ def settings_for(kind: str, **only: object) -> AugmentSection:
     return AugmentSection(**(only or {key: ALL_ON[key] for key in KEYS_OF_KIND[kind]}))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", KEYS_OF_KIND)
+def test_what_an_extractor_made_is_never_changed() -> None:
+    batch = sample("extractor")
+    assert augment(batch, "extractor", AugmentSection(**ALL_ON), seeded()) is batch  # type: ignore[arg-type]
+    with pytest.raises(MlaError, match="does not apply to features of kind `extractor`") as caught:
+        check_augment("audio", "extractor", settings_for("extractor", noise=0.1))
+    assert "leave `augment.audio` out" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [kind for kind, keys in KEYS_OF_KIND.items() if keys])
 def test_off_changes_nothing_and_on_is_seeded(kind: str) -> None:
     batch = sample(kind)
     kept = batch.clone()
