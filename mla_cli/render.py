@@ -28,6 +28,7 @@ from rich.text import Text
 
 from mla_cli.engine.events import Epoch, Event, Finished, Note, Started, Steps, Value
 from mla_cli.engine.events import Progress as Step
+from mla_cli.engine.numbers import counted
 from mla_cli.errors import MlaError
 
 if TYPE_CHECKING:
@@ -193,11 +194,6 @@ class _Shown:
             self.begun[what] = time.monotonic(), done
             self.tasks[what] = self.bar.add_task(what, total=total)
         self.bar.update(self.tasks[what], completed=done, total=total)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def epoch_line(event: Epoch, epochs: int) -> str:

@@ -33,6 +33,21 @@ class Epoch:
     is_best: bool
     seconds: float
 
+    def accuracy(self) -> float | None:
+        """The fused accuracy on the split that chooses the epoch, a fraction."""
+        return self.row.get("val_accuracy.fused", self.row.get("test_accuracy.fused"))
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where one of many runs is: epochs done of how many, its last accuracy (a fraction); or that it has ended."""
+
+    run: str
+    epoch: int
+    epochs: int
+    accuracy: float | None = None
+    ended: bool = False
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -51,7 +66,7 @@ class Progress:
     total: int
 
 
-Event = Note | Started | Epoch | Finished | Progress
+Event = Note | Started | Epoch | Running | Finished | Progress
 
 Value = TypeVar("Value")
 Steps = Generator[Event, None, Value]  # work that yields events and returns a value

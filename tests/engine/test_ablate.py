@@ -11,6 +11,7 @@ from mla_cli import tables
 from mla_cli.engine.ablate import Ablation, Plan, ablate
 from mla_cli.engine.data import complete
 from mla_cli.engine.events import Note, Progress
+from mla_cli.engine.executor import Local
 from mla_cli.engine.grids import custom_grid, default_grid, parse_over
 from mla_cli.engine.results import COLUMNS, over_seeds
 from mla_cli.engine.run import Run, latest
@@ -227,7 +228,7 @@ def test_rows_of_a_smoke_run_are_refused_by_tables(mfeat_store, data_dir: Path, 
 
 def test_real_workers_train_and_report(mfeat_store, data_dir: Path, tmp_path: Path) -> None:
     """The same as in this process, through one worker: two runs, one of which fails."""
-    events, found = events_and_value(ablate(plan(["train.lr=0.05,1e30"], seeds=(0,)), data_dir, tmp_path, workers=1))
+    events, found = events_and_value(ablate(plan(["train.lr=0.05,1e30"], seeds=(0,)), data_dir, tmp_path, Local(1)))
     assert len(found.failed) == 1
     (run,) = found.runs
     whole = trained(mfeat_recipe(), data_dir, tmp_path / "here")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mla_cli.engine.executor import TaskDone, TaskEvent, default_workers, run_tasks
+from mla_cli.engine.executor import default_workers, run_tasks
+from mla_cli.engine.tasks import TaskDone, TaskEvent
 from mla_cli.errors import MlaError
 
 # ---------------------------------------------------------------- what workers do

@@ -22,8 +22,8 @@ from mla_cli.cli import app
 from mla_cli.data import features
 from mla_cli.data.store import Store
 from mla_cli.engine import inspection, reading, shards
-from mla_cli.engine.executor import TRIES
 from mla_cli.engine.reading import Batch, run_batches
+from mla_cli.engine.tasks import TRIES
 from mla_cli.errors import MlaError
 
 LIMIT = "2"  # seconds; a busy machine may take half a second for the first picture
