@@ -1,5 +1,6 @@
 """Tasks on their way to other machines, seen from here: orders, the parcels that go along, and what comes back."""
 
+import os
 import pickle
 import secrets
 import tempfile
@@ -83,7 +84,7 @@ class Sender:
                     self.stores[folders.reads] = self.parcel(pieces_of(Path(folders.reads)))
                 store = self.stores.get(folders.reads or "", [])
                 begun = self.parcel(pieces_of(Path(folders.writes), folders.made)) if folders.writes else []
-        return Order(self.function, pickle.dumps(task), marks, self.versions), store, begun
+        return Order(self.function, pickle.dumps(task), marks, self.versions, os.getcwd()), store, begun
 
     def parcel(self, pieces: Iterator[tuple[str, bytes]]) -> list[tuple[str, Any]]:
         return [(name, self.put(piece)) for name, piece in pieces]

@@ -4,6 +4,7 @@
 it; `unseen`: the task needs its parcels, send it again with them.
 """
 
+import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -30,12 +31,16 @@ ALIKE = ("python", "mla-cli", "torch", "numpy")  # what must be the same for the
 
 @dataclass(frozen=True)
 class Order:
-    """A task as it is sent: what to do, the marks of its folders, and the versions it is to be done with."""
+    """A task as it is sent: what to do, the marks of its folders, and the versions it is to be done with.
+
+    folder: where we are, and the worker too if it can, as paths may be relative.
+    """
 
     function: str
     task: bytes
     marks: Marks | None
     versions: dict[str, str]
+    folder: str
 
 
 Parcel = Iterable[tuple[str, bytes]]
@@ -57,6 +62,8 @@ def carry_out(order: Order, store: Opener | None, begun: Opener) -> Iterator[tup
                 ),
             )
             return
+    if os.path.isdir(order.folder):
+        os.chdir(order.folder)
     if order.marks is None:
         yield from do_task(order.function, partial(pickle.loads, order.task))
         return
@@ -66,7 +73,7 @@ def carry_out(order: Order, store: Opener | None, begun: Opener) -> Iterator[tup
         yield (
             "error",
             MlaError(
-                f"{node()} does not see the raw data `{folders.seen}`",
+                f"{node()} does not see the raw data `{os.path.join(order.folder, folders.seen)}`",
                 "mount the folder at the same path on every node; raw data are not sent",
             ),
         )
