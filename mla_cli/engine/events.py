@@ -33,18 +33,16 @@ class Epoch:
     is_best: bool
     seconds: float
 
-    def accuracy(self) -> float | None:
-        """The fused accuracy on the split that chooses the epoch, a fraction."""
-        return self.row.get("val_accuracy.fused", self.row.get("test_accuracy.fused"))
-
 
 @dataclass(frozen=True)
 class Running:
-    """Where one of many runs is: epochs done of how many, its last accuracy (a fraction); or that it has ended."""
+    """Where one of many runs is: epochs done of how many, its last fused accuracy (a fraction) on the split that
+    chooses the epoch; or that it has ended."""
 
     run: str
     epoch: int
     epochs: int
+    split: str = "val"
     accuracy: float | None = None
     ended: bool = False
 

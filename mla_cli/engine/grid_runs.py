@@ -73,7 +73,9 @@ def train_all(plan: GridPlan, data_dir: Path, run_dir: Path, executor: Executor,
                     yield Running(name, epochs[name], budget[name])
                 elif isinstance(event, Epoch):
                     epochs[name] = event.number
-                    yield Running(name, event.number, budget[name], event.accuracy())
+                    split = "val" if "val_accuracy.fused" in event.row else "test"
+                    found = event.row.get(f"{split}_accuracy.fused")
+                    yield Running(name, event.number, budget[name], split, found)
                 elif isinstance(event, Note):
                     yield Note(f"{name}: {event.text}", event.warning)
                 yield Progress("epochs", sum(epochs.values()), sum(budget.values()))
