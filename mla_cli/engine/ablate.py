@@ -115,6 +115,7 @@ def ablate(
 
     Raises MlaError if every run failed; single failures are listed and the others go on.
     """
+    executor.places()  # a cluster that is not there is told before any work
     yield from ensure_prepared(plan.recipe, data_dir)
     store = open_store(plan.recipe, data_dir)
     recipe = complete(plan.recipe, store)
