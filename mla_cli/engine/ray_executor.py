@@ -12,8 +12,10 @@ import os
 import pickle
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mla_cli.engine.flights import Flight, Sender, tokens
@@ -195,13 +197,16 @@ def gpus(nodes: Sequence[dict[str, float]], needs: Needs) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Raise MlaError where nobody answers; Ray itself would try for many minutes."""
+    """Raise MlaError where nobody answers; Ray itself would try for a minute, and then end the process."""
     if address.startswith("ray://"):
         raise MlaError(
             f"`{address}` is for Ray Client, which tells no events", "run mla on a node of it, with `--address auto`"
         )
     if address == "auto":
-        return
+        noted = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+        address = os.environ.get("RAY_ADDRESS") or (noted.read_text().strip() if noted.is_file() else "")
+        if not address:
+            return  # Ray looks for other clusters, and says so where there are none
     host, colon, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

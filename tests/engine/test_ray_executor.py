@@ -22,7 +22,9 @@ import pytest
 import raw_trees
 from command_line import mla
 
+from mla_cli.engine.ray_executor import gpus
 from mla_cli.engine.run import Run
+from mla_cli.engine.tasks import Needs
 from mla_cli.files import FolderLock
 
 GRID = ("ablate", "--recipe", "mfeat", "--over", "method.name=mla,late", "--missing-rates", "0,0.2", "-q")
@@ -98,6 +100,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 node.wait(15)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
+            node.wait()
         shutil.rmtree(short, ignore_errors=True)
 
 
@@ -115,11 +118,11 @@ def running(run_dir: Path) -> list[Run]:
     return [run for run in runs if FolderLock.is_held(run.path) and run.state == "running"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def grid(cluster: Cluster) -> tuple[tuple[str, ...], Path]:
     """Words of a grid of six runs, and the folder of the same runs trained here."""
-    words = (*GRID, "--seeds", "0..2", "--set", "train.epochs=12", *SMALL, "--data-dir", str(cluster.work / "data"))
-    here = cluster.work / "here"
+    words = (*GRID, "--seeds", "0..2", "--set", "train.epochs=8", *SMALL, "--data-dir", str(cluster.work / "data"))
+    here = cluster.work / "alone"
     subprocess.run(command(*words, "--run-dir", here), check=True, stdout=subprocess.DEVNULL)
     return words, here
 
@@ -220,3 +223,25 @@ def test_mistakes_are_told_in_two_lines(tmp_path: Path, monkeypatch: pytest.Monk
         "error: `--executor ray` needs Ray",
         "hint: install it: `pip install 'mla-cli[ray]'`",
     ]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "error: no Ray cluster at `127.0.0.1:1`: Connection refused"),
+        ("head", "error: no Ray cluster at `head`: no port"),
+        ("ray://127.0.0.1:10001", "error: `ray://127.0.0.1:10001` is for Ray Client, which tells no events"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path, address: str, message: str) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`", exc_type=ImportError)
+    found = mla("ablate", "--recipe", "mfeat", "--executor", "ray", "--address", address, "--data-dir", tmp_path)
+    assert (found.code, found.stdout) == (1, "")
+    assert message in found.stderr and "hint: " in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_for_each_run_where_the_cluster_has_some() -> None:
+    plain, fast = [{"CPU": 4.0}], [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 2.0}]
+    found = [gpus(nodes, Needs(device=device)) for nodes in (plain, fast) for device in ("auto", "cpu", "cuda")]
+    assert found == [False, False, True, True, False, True]
