@@ -182,7 +182,7 @@ def interval_notes(rows: pd.DataFrame) -> list[str]:
     what = f"{counted(groups, 'group')} of {split} items" if groups else f"{split} items"
     notes = [f"[low, high]: 95 % interval, bootstrap over {what}; it says nothing about other training seeds"]
     if (whole["metric"] == "ece").any():
-        notes.append("ECE has no interval: every resample looks less calibrated than the data")
+        notes.append("ECE has no interval: resampling inflates it")
     if (whole["low"].isna() & (whole["metric"] != "ece")).any():
         notes.append(f"no interval where resamples do not differ, or where fewer than {FEWEST_UNITS} units count")
     return notes
