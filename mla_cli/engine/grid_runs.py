@@ -90,7 +90,8 @@ def train_all(
                 ended.add(name)
                 if item.error is not None:
                     failed.append(name)
-                    yield Note(f"{name} failed: {item.error.message}", warning=True)
+                    hint = f" ({item.error.hint})" if item.error.hint else ""
+                    yield Note(f"{name} failed: {item.error.message}{hint}", warning=True)
                 elif not item.value:
                     held.append(todo[item.index])
                     yield Note(f"{name} is being trained by another process: left to that one")
