@@ -96,6 +96,15 @@ class FolderLock:
             self.release()
         return ours
 
+    @classmethod
+    def is_held(cls, folder: Path) -> bool:
+        """Whether somebody works in a folder right now; nothing is made."""
+        if not folder.is_dir():
+            return False
+        lock = cls(folder)
+        with lock:
+            return not lock.taken()
+
     def release(self) -> None:
         if self.handle is not None:
             os.close(self.handle)
@@ -106,25 +115,6 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process works in a folder under a `FolderLock`. Nothing is written; False where nobody can tell."""
-    if fcntl is None:
-        return False
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)  # and with it our share of the lock
-    return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -107,7 +107,7 @@ def measure(task: Task) -> Measured:
     before = resident("VmRSS")
     recipe, shapes, count = task.recipe, task.shapes, task.batch_size
     method = build_method(recipe, shapes)
-    method.optimizers = build_optimizers(recipe, method, torch.device("cpu"))
+    build_optimizers(recipe, method, torch.device("cpu"))
     source = torch.Generator().manual_seed(0)
     inputs = {}
     for m in shapes.modalities:

@@ -17,7 +17,7 @@ def optimizer_settings(recipe: Recipe, group: str) -> dict[str, Any]:
 
 
 def build_optimizers(recipe: Recipe, method: BaseMethod, device: torch.device) -> dict[str, torch.optim.Optimizer]:
-    """Group -> optimiser; groups in which nothing trains have none."""
+    """Give a method its optimisers, group -> optimiser; groups in which nothing trains have none and are idle."""
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in method.groups().items():
         parameters = [p for p in parameters if p.requires_grad]
@@ -29,4 +29,6 @@ def build_optimizers(recipe: Recipe, method: BaseMethod, device: torch.device) -
             optimizers[name] = torch.optim.SGD(parameters, momentum=chosen["momentum"], **shared)
         else:
             optimizers[name] = torch.optim.AdamW(parameters, **shared)
+    method.optimizers = optimizers
+    method.idle = tuple(name for name in method.groups() if name not in optimizers)
     return optimizers

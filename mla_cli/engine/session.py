@@ -52,8 +52,6 @@ class Session:
             check_augment(m, self.stores[m].kind, settings)
         self.method = self.build_method(training)
         self.optimizers = build_optimizers(recipe, self.method, device)
-        self.method.optimizers = self.optimizers
-        self.method.idle = tuple(name for name in self.method.groups() if name not in self.optimizers)
         self.base_rates = {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
         self.progress = Progress()
         self.inputs = Inputs(recipe, data, device, self.method, training if stored is None else stored)

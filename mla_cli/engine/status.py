@@ -14,7 +14,7 @@ from typing import Any
 from mla_cli import registry
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
-from mla_cli.files import is_locked, read_json
+from mla_cli.files import FolderLock, read_json
 
 # In the order in which they are listed: what asks for something stands last, where a terminal shows it.
 STATES = ("finished", "running", "running elsewhere", "interrupted", "failed", "damaged")
@@ -201,7 +201,7 @@ def store_status(path: Path, now: float) -> StoreStatus:
     if path.name.startswith(".") and path.suffix == ".partial":
         name = path.stem[1:].rpartition("-")[0] or path.stem[1:]
         shards = sum(1 for _ in path.glob("*/*.json"))
-        if is_locked(path):
+        if FolderLock.is_held(path):
             return StoreStatus(name, "being built", "", None, "", size, shards, age, path.name, "")
         return StoreStatus(name, "half-built", "", None, "", size, shards, age, path.name, prepare_command(path, name))
     if path.name.startswith(".") and path.suffix == ".old":

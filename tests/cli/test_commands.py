@@ -362,9 +362,13 @@ def test_ablate_trains_the_grid_once(ablation: tuple[Path, list[str]]) -> None:
 def test_smoke_ablation_shows_no_numbers(finished, tmp_path: Path) -> None:
     output = mla(
         "ablate", "--recipe", finished.recipe, "--smoke", "--over", "method.hgm=off,rls", "--seeds", "0",
-        *finished.places[:2], "--run-dir", tmp_path, "--workers", 2,
+        *finished.places[:2], "--run-dir", tmp_path, "--workers", 2, "--logger", "csv", "--reference",
     )  # fmt: skip
     assert output.code == 0, output.stderr
+    assert len(list(tmp_path.glob("mine-*/history.csv"))) == 2
+    assert output.stderr.endswith(
+        "no published numbers for mfeat in the reference ledger; it has cremad, food101, kinetics_sounds\n"
+    )
     assert "smoke run: every setting ran; its numbers are no results" in output.stdout
     assert "hgm=off" in output.stdout
     assert "%" not in output.stdout

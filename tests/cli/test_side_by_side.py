@@ -21,13 +21,11 @@ def test_compare_in_every_format(finished, folder: Path, prepared: tuple[str, st
     table = list(csv.DictReader(io.StringIO(mla("compare", *names, "--format", "csv").stdout)))
     assert list(table[0]) == ["setting", *results.COLUMNS]
     assert {row["seed"] for row in table} == {"0", ""}
-    rows = json.loads(mla("compare", *names, "--format", "json").stdout)
-    assert len(rows) == len(table) and {row["metric"] for row in rows} >= {"accuracy", "paired_p"}
+    assert {row["metric"] for row in table} >= {"accuracy", "paired_p"}
     none = "no published numbers for mfeat in the reference ledger; it has cremad, food101, kinetics_sounds\n"
     asked = mla("compare", *names, "--reference")
     assert (asked.code, asked.stdout, asked.stderr) == (0, seen.stdout, none)
     assert "\\toprule" in mla("compare", *names, "--format", "latex").stdout
-    assert mla("compare", *names, "--format", "markdown").stdout.startswith("**accuracy in %")
     differs = mla("diff", *names)
     assert (differs.code, differs.stderr) == (0, "")
     assert "method.hgm" in differs.stdout and "identical: " in differs.stdout
