@@ -80,19 +80,23 @@ def fused_table(title: str, means: pd.DataFrame, names: list[str]) -> Wide:
 
 
 def recall_table(title: str, means: pd.DataFrame) -> Wide:
-    """A line per class; a column per modality alone and per condition of the fused output."""
+    """A line per class and a column per output; where the fused output has many conditions a line for each of them."""
     found = conditions(means, ["output", *CONDITION])
     classes = list(dict.fromkeys(means["metric"]))
-    several = sum(first["output"] == "fused" for first, _ in found) > 1
-    heads, lines = [], []
-    for first, _ in found:
-        where = [str(first["fusion"]), str(first["missing_pattern"]), rate_of(first)] if several else []
-        label = " ".join(["fused", *filter(None, where)]) if first["output"] == "fused" else first["output"]
-        heads.append(at_temperature(label, first))
-    for name in classes:
-        counts = sorted({round(part[name]["num_samples"]) for _, part in found if name in part})
-        n = "..".join(str(count) for count in (counts if len(counts) < 3 else [counts[0], counts[-1]]))
-        lines.append([name.removeprefix("recall."), n, *(cell(part.get(name)) for _, part in found)])
+    names = {name: name.removeprefix("recall.") for name in classes}
+    if sum(first["output"] == "fused" for first, _ in found) > 1:
+        lines = []
+        for first, part in found:
+            pattern = "" if pd.isna(first["missing_pattern"]) else str(first["missing_pattern"])
+            rule = first["fusion"] if first["output"] == "fused" else first["output"]
+            where = [at_temperature(rule, first), pattern, rate_of(first)]
+            lines += [[*where, names[m], sample_count([part[m]]), cell(part[m])] for m in classes if m in part]
+        return Wide(title, ["output", "pattern", "missing rate", "class", "n", "recall"], lines)
+    heads = [at_temperature(first["output"], first) for first, _ in found]
+    lines = [
+        [names[m], sample_count([part[m] for _, part in found if m in part]), *(cell(part.get(m)) for _, part in found)]
+        for m in classes
+    ]
     return Wide(title, ["class", "n", *heads], lines)
 
 
@@ -135,6 +139,12 @@ def cell(row: pd.Series | None) -> str:
     return text if pd.isna(low) else f"{text} [{percent(low)}, {percent(high)}]"
 
 
+def sample_count(found: list[pd.Series]) -> str:
+    """`31`, or `28..31` where outputs are over other samples."""
+    counts = sorted({round(row["num_samples"]) for row in found})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}..{counts[-1]}"
+
+
 # ---------------------------------------------------------------- notes
 
 
@@ -172,7 +182,9 @@ def interval_notes(rows: pd.DataFrame) -> list[str]:
     what = f"{counted(groups, 'group')} of {split} items" if groups else f"{split} items"
     notes = [f"[low, high]: 95 % interval, bootstrap over {what}; it says nothing about other training seeds"]
     if (whole["metric"] == "ece").any():
-        notes.append("ECE has no interval: every resample looks less calibrated than the data")
+        notes.append("ECE has no interval: resampling inflates it")
     if (whole["low"].isna() & (whole["metric"] != "ece")).any():
-        notes.append(f"no interval where resamples do not differ, or where fewer than {FEWEST_UNITS} units count")
+        notes.append(
+            f"no interval where resamples do not differ, fewer than {FEWEST_UNITS} units count, or mAP would take minutes"
+        )
     return notes

@@ -50,9 +50,10 @@ def significance_notes(found: pd.DataFrame, full: str) -> list[str]:
         what = "items" if units == first["num_samples"] else "groups"
         return [f"not tested against {full}: {what} = {units}, fewer than 10"]
     what = "items" if units == first["num_samples"] else f"items in {units} groups"
+    exact = "McNemar's p beside it" if found["p_mcnemar"].notna().any() else "McNemar's test is not valid for groups"
     return [
         f"† differs from {full}, fused: p < .05, ‡ p < .01, Holm over {found['p'].notna().sum()} methods; paired "
-        f"bootstrap over {int(first['num_samples'])} test {what}, of these seeds' mean (p: significance.csv)"
+        f"bootstrap over {int(first['num_samples'])} test {what}, of these seeds' mean (significance.csv; {exact})"
     ]
 
 

@@ -90,13 +90,13 @@ def print_tables(tables: list[Wide], rows: pd.DataFrame, style: str) -> None:
 
 def print_run(run: Run, style: str) -> None:
     """A finished run's own results."""
-    rows = pd.read_csv(run.path / "results.csv", keep_default_na=False, na_values={"value": [""], "mask_seed": [""]})
+    rows = results.read_csv(run.path / "results.csv")
     print_tables([run_table(rows)], rows, style)
 
 
 def write_markdown(run: Run) -> None:
     """`results.md` of a run, rendered from its `results.csv`."""
-    rows = pd.read_csv(run.path / "results.csv", keep_default_na=False, na_values={"value": [""], "mask_seed": [""]})
+    rows = results.read_csv(run.path / "results.csv")
     write_text(run.path / "results.md", markdown(run_table(rows)) + "\n")
 
 

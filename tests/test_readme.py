@@ -88,7 +88,8 @@ def test_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in commands:
         assert f"```sh\nmla {command}\n```" in text(), "the command is shown as it is run"
         check(command)
-    for line in (marked("session: missing modalities") + marked("session: the rivals")).splitlines():
+    sessions = ("missing modalities", "the rivals", "statistics")
+    for line in "".join(marked(f"session: {name}") for name in sessions).splitlines():
         words = shlex.split(line)[1:]
         output = mla(*words, *(["--smoke"] if words[0] == "train" else []))
         assert output.code == 0, output.stderr

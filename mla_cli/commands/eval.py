@@ -68,6 +68,8 @@ def eval_command(
         print_diagnosis(chosen, output_format, quiet)
         return
     if table is not None:
+        if metrics or temperature or intervals is not None:
+            raise typer.BadParameter("--table predicts rows without labels, so there is no metric to count")
         from mla_cli.engine.rescore import score_table
 
         render.print_lines(render.show(score_table(chosen, table, root, out), quiet))

@@ -19,6 +19,7 @@ from mla_cli.engine.run import Run
 from mla_cli.engine.scores import DEFAULT, Output, score_rows
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.engine.temperature import Temperatures, fit_modalities, fit_temperature, scale_modalities, scaled
+from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 
 
@@ -102,7 +103,7 @@ def units_of(p: Predictions) -> np.ndarray:
 
 def count_groups(units: np.ndarray) -> int:
     """Units among these samples, where any holds several; 0 where every sample is one of its own."""
-    count = len(np.unique(units))
+    count = int((np.bincount(units) > 0).sum())
     return count if count < len(units) else 0
 
 
@@ -145,7 +146,7 @@ def common_facts(run: Run, recipe: Recipe, predictions: Predictions, split: str)
 def evaluate(run: Run, request: Request, predictions: Predictions | None = None) -> pd.DataFrame:
     """Tidy rows of a finished run, from its own predictions or others of its model.
 
-    Raises MlaError for rates that cannot be met.
+    Raises MlaError for rates that cannot be met, and for metrics of which none is defined for the run.
     """
     recipe = run.recipe()
     if request.weights is not None:
@@ -167,6 +168,9 @@ def evaluate(run: Run, request: Request, predictions: Predictions | None = None)
         rows += [row for evaluator in evaluators for row in evaluator.alone_rows()]
     for evaluator in evaluators:
         rows += requested_rows(evaluator, rules, request)
+    if not rows:
+        names = ", ".join(f"`{name}`" for name in request.metrics)
+        raise MlaError(f"none of the metrics is defined for this run: {names}", "ask for others, such as `accuracy`")
     table = results.frame(rows)
     for part in (curves.pooled, curves.areas):  # the pooled curve has an area too
         if len(more := part(table)):

@@ -15,6 +15,14 @@ from mla_cli.recipe import merge, parse_value, validate
 from mla_cli.schema import Recipe
 
 BASELINES = ("concat", "late")
+# What must be equal in all rows of a table (`results.SIDE_BY_SIDE`), so that it is no axis of a grid.
+APART = (
+    *(
+        f"dataset.{key}"
+        for key in ("name", "store", "protocol", "fold", "split_seed", "split_file", "pair_seed", "limit")
+    ),
+    "train.select_on",
+)
 DROPOUT = 0.3  # `train.modality_dropout` of the preset `missing`
 
 
@@ -113,6 +121,10 @@ def custom_grid(recipe: Recipe, over: Sequence[tuple[str, list[Any]]], seeds: Se
         raise MlaError(f"`--over {twice}` is given twice", f"name all its values once: `--over {twice}=v1,v2`")
     if "seed" in keys:  # every setting is trained with every seed of the plan
         raise MlaError("`seed` is no axis of the grid", "write `--seeds 0,1,2`")
+    if apart := next((key for key in keys if key in APART), None):
+        value = next(str(choices[0]) for key, choices in over if key == apart)
+        hint = f"make a table for each: `--set {apart}={value}`, and so on"
+        raise MlaError(f"`--over {apart}` would set different test items or selection rules side by side", hint)
     settings: list[Setting] = []
     for values in itertools.product(*(choices for _, choices in over)):
         content = recipe.model_dump()

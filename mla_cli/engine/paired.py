@@ -1,29 +1,39 @@
-"""Paired comparison of two methods on the same test items. NumPy, no torch.
+"""Paired comparison of two methods on the same test items. NumPy and SciPy, no torch.
 
 An item's score is its correctness, averaged over the seeds that both methods have; the difference of the two scores is
-averaged over items. Its distribution comes from a bootstrap that resamples groups of items (speaker, family) where the
-data name groups, and items where they do not (Efron & Tibshirani 1993, ch. 16): ten units at the least.
+averaged over items. Two tests ask whether it is 0. Both take the trained runs as given and the items as random, so they
+say whether these runs would differ on other items, not whether other seeds would.
+
+The paired bootstrap (Efron & Tibshirani 1993, ch. 16) resamples groups of items (speaker, family) where the data name
+groups, and items where they do not, ten units at the least. Its interval and p are those of `core/intervals.py`: the
+95 % interval excludes 0 where p < .05, up to the draws' own error.
+
+McNemar's test (1947) in its exact form asks whether one method is better on as many items as the other: binomial with
+1/2. With several seeds better means right in more of them (a sign test). It takes every item as independent, so where
+items come in groups it is not valid and not given.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mla_cli.engine.evaluate import Evaluator
+from mla_cli.core import intervals
+from mla_cli.engine import results
+from mla_cli.engine.evaluate import Evaluator, common_facts, units_of
 from mla_cli.engine.predictions import read_predictions
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
-from mla_cli.seeding import generator
 
-DRAWS = 10_000
-FEWEST_GROUPS = 10
+DRAWS = 10_000  # so that p can be as small as 2 / DRAWS: a table corrects it for many comparisons
+COLUMNS = ["setting", "difference", "low", "high", "p", "better", "worse", "p_mcnemar", "num_samples", "units", "seeds"]
 
 
 def correct_items(runs: Sequence[Run], rule: str) -> pd.DataFrame:
-    """Share of the runs that get each test item right, complete modalities: index `id`, columns `group`, `score`.
+    """Share of the runs that get each test item right, complete modalities: index `id`, columns `unit`, `score`.
 
-    Raises MlaError if the runs were not scored on the same items.
+    unit: what is resampled together (`core/intervals.py`). Raises MlaError for runs that were scored on other items.
     """
     scores = []
     for run in runs:
@@ -31,7 +41,7 @@ def correct_items(runs: Sequence[Run], rule: str) -> pd.DataFrame:
         p = p.take(np.flatnonzero(p.present.any(1)))
         logits = Evaluator(p, run.recipe(), {}).fused(rule, p.present)
         right = (logits.argmax(1) == p.labels).astype(float)
-        scores.append(pd.DataFrame({"group": p.groups, "score": right}, index=pd.Index(p.ids, name="id")))
+        scores.append(pd.DataFrame({"unit": units_of(p), "score": right}, index=pd.Index(p.ids, name="id")))
     first = scores[0]
     for run, other in zip(runs, scores, strict=True):
         if not other.index.equals(first.index):
@@ -42,26 +52,31 @@ def correct_items(runs: Sequence[Run], rule: str) -> pd.DataFrame:
     return first.assign(score=np.mean([s["score"] for s in scores], axis=0))
 
 
-def bootstrap(difference: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, int]:
-    """Two-sided p of a mean difference of 0, and the number of units resampled; NaN where there are too few.
+def bootstrap(difference: np.ndarray, units: np.ndarray) -> dict[str, Any]:
+    """Two-sided `p` of a mean difference of 0, its 95 % interval `low`, `high`, and the number of `units` resampled.
 
-    difference: (item,) in [-1, 1]; groups: (item,) names; an item without one is a unit of its own. Groups that share
-    a part of their name (the speaker of a drawn pair, `speaker+writer`) count as independent, so p is too small there.
-    p = 2 min(share of draws <= 0, share >= 0), counting the data themselves as one draw, at most 1.
+    difference: (item,) in [-1, 1]; units: int (item,), what is resampled together. p and bounds are NaN for fewer than
+    ten units; bounds too where all units agree, and p is 1 where they agree on 0.
     """
-    names = [g or f"\0{i}" for i, g in enumerate(groups)]  # who has no group is one
-    codes = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
-    sums, sizes = np.bincount(codes, difference), np.bincount(codes)
-    units = len(sums)
-    if units < FEWEST_GROUPS:
-        return float("nan"), units
-    rng = generator(seed, "paired_bootstrap")
-    low = high = 1
-    for _ in range(0, DRAWS, 1000):
-        weights = rng.multinomial(units, np.full(units, 1 / units), size=1000)
-        means = (weights @ sums) / (weights @ sizes)
-        low, high = low + int((means <= 1e-12).sum()), high + int((means >= -1e-12).sum())
-    return min(1.0, 2 * min(low, high) / (DRAWS + 1)), units
+    sums = intervals.per_unit(
+        np.stack([difference, np.ones(len(difference))], axis=1), np.unique(units, return_inverse=True)[1]
+    )
+    total, size = intervals.resampled(sums, DRAWS).T
+    low, high = intervals.bounds(total / size, sums[:, 1])
+    return {"p": intervals.two_sided(total / size, sums[:, 1]), "low": low, "high": high, "units": len(sums)}
+
+
+def mcnemar(difference: np.ndarray, units: np.ndarray) -> dict[str, Any]:
+    """`better` and `worse`: items of positive and of negative difference; `p_mcnemar`: exact, two-sided.
+
+    p is NaN where any unit holds several items; 1 where no item differs.
+    """
+    from scipy.stats import binomtest
+
+    better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
+    single = len(np.unique(units)) == len(units)
+    p = binomtest(better, better + worse).pvalue if better + worse else 1.0
+    return {"better": better, "worse": worse, "p_mcnemar": float(p) if single else float("nan")}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -74,10 +89,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare(runs: Mapping[str, Sequence[Run]], rules: Mapping[str, str], full: str) -> pd.DataFrame:
-    """Every setting against `full`, fused: setting, difference, p, p_holm, num_samples, units, seeds.
+def check_runs(runs: Sequence[Run]) -> None:
+    """Raise MlaError for smoke runs, and for runs that differ in data set, protocol, test items or selection."""
+    rows = [common_facts(run, run.recipe(), read_predictions(run.predictions), "test") for run in runs]
+    table = results.frame(rows)
+    results.refuse_smoke(table)
+    results.check_comparable(table, results.SIDE_BY_SIDE)
 
-    runs: the finished runs of each setting; only seeds that both have are compared. units: groups, or items.
+
+def compare(runs: Mapping[str, Sequence[Run]], rules: Mapping[str, str], full: str) -> pd.DataFrame:
+    """Every setting against `full`, fused, complete modalities: one row each, with the columns
+
+    `setting, difference, low, high` (its 95 % interval), `p, p_holm` (paired bootstrap), `better, worse` (items),
+    `p_mcnemar, p_mcnemar_holm` (NaN where items come in groups), `num_samples, units, seeds`.
+
+    runs: the finished runs of each setting; only seeds that both have are compared. rules: the fusion rule that each is
+    read with. units: groups, or items. Holm's corrections are over the table. Raises MlaError for runs that may not be
+    compared: other data set, protocol, test items or selection rule, an imported run, a smoke run.
     """
     found = []
     for setting, own in runs.items():
@@ -87,15 +115,21 @@ def compare(runs: Mapping[str, Sequence[Run]], rules: Mapping[str, str], full: s
         pairs = [(seeds[s], run) for run in runs.get(full, ()) if (s := run.recipe().seed) in seeds]
         if not pairs:
             continue
+        check_runs([run for pair in pairs for run in pair])
         one = correct_items([pair[0] for pair in pairs], rules[setting])
         other = correct_items([pair[1] for pair in pairs], rules[full])
         if set(one.index) != set(other.index):
             raise MlaError(f"`{setting}` was scored on other test items than `{full}`", "compare runs of one protocol")
-        difference = one["score"] - other["score"].reindex(one.index)
-        p, units = bootstrap(difference.to_numpy(), one["group"].to_numpy())
-        facts = {"setting": setting, "difference": float(difference.mean()), "p": p}
-        found.append({**facts, "num_samples": len(one), "units": units, "seeds": len(pairs)})
-    columns = ["setting", "difference", "p", "num_samples", "units", "seeds"]
-    table = pd.DataFrame(found, columns=columns)
-    table.insert(3, "p_holm", holm(table["p"].tolist()))
+        difference = (one["score"] - other["score"].reindex(one.index)).to_numpy()
+        units = one["unit"].to_numpy()
+        facts = {
+            "setting": setting,
+            "difference": float(difference.mean()),
+            "num_samples": len(one),
+            "seeds": len(pairs),
+        }
+        found.append(facts | bootstrap(difference, units) | mcnemar(difference, units))
+    table = pd.DataFrame(found, columns=COLUMNS)
+    for column in ("p", "p_mcnemar"):
+        table.insert(table.columns.get_loc(column) + 1, f"{column}_holm", holm(table[column].tolist()))
     return table

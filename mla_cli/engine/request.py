@@ -67,7 +67,8 @@ def parse_request(
         raise MlaError(f"rates per modality (`{shown}`) need their pattern", "add `--pattern per_modality`")
     if temperature and split == "val":
         raise MlaError(
-            "`--temperature` is fitted on val, so `--split val` would praise it", "leave `--split` out: test"
+            "`--temperature` is fitted on val, so `--split val` would praise it",
+            "leave `--split val` out: test is what counts",
         )
     fixed = parse_weights(weights) if weights is not None else None
     return Request(

@@ -1,7 +1,8 @@
 """The tidy results table: its columns, and honest averages over it.
 
 One number per row. Inside a run the mean over mask seeds; across runs the mean and standard deviation of those means
-over training seeds. Rows that differ in data set, protocol, fold, split, selection or mask seeds are never averaged.
+over training seeds. Rows that differ in data set, protocol, fold, split, items, selection or mask seeds are never
+averaged.
 """
 
 from collections.abc import Sequence
@@ -48,10 +49,23 @@ COLUMNS = (
     "num_groups",
     "smoke",
 )
-# Rows are averaged only where all of these are equal.
-COMPARABLE = ("dataset", "protocol", "fold", "split", "selected_on", "train_missing_rate", "train_missing_pattern")
+NUMBERS = (
+    "temperature",
+    "realised_rate",
+    "expected_rate",
+    "mask_seed",
+    "value",
+    "low",
+    "high",
+    "num_samples",
+    "num_groups",
+)
 # Rows stand side by side in a table where all of these, and the mask seeds, are equal.
-SIDE_BY_SIDE = ("dataset", "protocol", "split")
+SIDE_BY_SIDE = ("dataset", "protocol", "fold", "split", "selected_on", "items")
+# Rows are averaged only where all of these are equal too.
+COMPARABLE = (*SIDE_BY_SIDE, "train_missing_rate", "train_missing_pattern")
+UNKNOWN = "unknown"  # begins the `selected_on` of a run whose epochs were chosen elsewhere, nobody knows how
+OTHER_ITEMS = "train all with one dataset.fold, split_seed, split_file, pair_seed and limit, on the same prepared data"
 
 
 def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -69,6 +83,11 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(file, index=False)
 
 
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table that `write_csv` wrote; a number that is not there is NaN, a text is empty."""
+    return pd.read_csv(path, keep_default_na=False, na_values={column: [""] for column in NUMBERS})
+
+
 def refuse_smoke(table: pd.DataFrame) -> None:
     """Raise MlaError if any row comes from a smoke run: those numbers mean nothing."""
     if len(table) and table["smoke"].astype(bool).any():
@@ -76,11 +95,22 @@ def refuse_smoke(table: pd.DataFrame) -> None:
 
 
 def check_comparable(table: pd.DataFrame, columns: Sequence[str] = COMPARABLE) -> None:
-    """Raise MlaError if the rows differ in something that forbids averaging or comparing them."""
+    """Raise MlaError if the rows differ in something that forbids averaging or comparing them.
+
+    Of several runs none may be imported: an epoch that was chosen nobody knows how equals no other.
+    """
     for column in columns:
         values = table[column].drop_duplicates().tolist()
+        if column == "selected_on" and table["run"].nunique() > 1:
+            for value in values:
+                if str(value).startswith(UNKNOWN):
+                    run = table["run"][table[column] == value].iloc[0]
+                    hint = f"show it by itself: `mla eval {run}`"
+                    raise MlaError(f"how the epoch of `{run}` was chosen is {value}: it cannot be compared", hint)
         if len(values) > 1:
             shown = ", ".join(f"`{v}`" for v in values[:4])
+            if column == "items":
+                raise MlaError(f"the runs were scored on different items of one split (hashes {shown})", OTHER_ITEMS)
             raise MlaError(f"the runs differ in {column}: {shown}", "compare only runs that agree in it")
     masks = table.groupby(["run", "missing_rate", "missing_pattern"], dropna=False)["mask_seed"].agg(
         lambda s: tuple(sorted(s.dropna().unique()))

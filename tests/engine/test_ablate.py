@@ -242,6 +242,8 @@ def test_real_workers_train_and_report(mfeat_store, data_dir: Path, tmp_path: Pa
         (["train.lr=0.1,0.01", "train.lr=0.2"], None, "`--over train.lr` is given twice"),
         (["method.hgm=off,rls,off"], None, "setting `hgm=off` stands twice in the grid"),
         (["seed=1,2"], None, "`seed` is no axis of the grid"),
+        (["dataset.fold=0,1"], None, "`--over dataset.fold` would set different test items"),
+        (["train.select_on=val,last"], None, "`--over train.select_on` would set different test items or selection"),
         ([], "0,0.9", "missing rate `0.9` cannot be met: it removes 173 of the 192 entries"),
     ],
 )

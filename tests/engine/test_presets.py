@@ -171,6 +171,7 @@ def test_marks_and_their_explanation() -> None:
             "difference": [0.1, 0.0, 0.2],
             "p": [0.001, 0.5, 0.02],
             "p_holm": [0.003, 0.5, 0.04],
+            "p_mcnemar": float("nan"),
             "num_samples": 50,
             "units": 20,
             "seeds": 3,
@@ -178,7 +179,9 @@ def test_marks_and_their_explanation() -> None:
     )
     assert significance_marks(found) == {"a": " ‡", "b": "", "c": " †"}
     assert "50 test items in 20 groups" in significance_notes(found, FULL)[0]
-    assert "50 test items, of" in significance_notes(found.assign(units=50), FULL)[0]
+    assert "McNemar's test is not valid for groups" in significance_notes(found, FULL)[0]
+    (note,) = significance_notes(found.assign(units=50, p_mcnemar=0.1), FULL)
+    assert "50 test items, of" in note and "McNemar's p beside it" in note
     few = found.assign(p=float("nan"), p_holm=float("nan"), units=1)
     assert "items = 5, fewer" in significance_notes(few.assign(units=5, num_samples=5), FULL)[0]
     assert significance_marks(few) == {"a": "", "b": "", "c": ""}

@@ -66,6 +66,22 @@ def test_mean_and_sd_over_mask_seeds_by_hand() -> None:
     assert found["realised_rate"].to_dict() == pytest.approx({0: 0.31, 1: 0.31})
 
 
+def test_a_single_value_keeps_its_interval_and_a_mean_has_none() -> None:
+    bounded = table(low=0.4, high=0.9)
+    assert over_mask_seeds(bounded)["low"].isna().all()
+    one = over_mask_seeds(bounded[bounded["mask_seed"] == 0])
+    assert one[["low", "high"]].drop_duplicates().values.tolist() == [[0.4, 0.9]]
+
+
+def test_draws_over_other_numbers_of_samples_are_averaged_too() -> None:
+    """`entropy_choice` is over the samples of which exactly one modality is right: other ones in every draw."""
+    counted = table(metric="entropy_choice")
+    counted["num_samples"] = 10 + counted["mask_seed"]
+    found = over_mask_seeds(counted)
+    assert found["n"].tolist() == [3, 3]
+    assert found["num_samples"].tolist() == [11, 11]
+
+
 def test_mean_and_sd_over_training_seeds_are_those_of_the_runs_means() -> None:
     found = over_seeds(table(), by=["method"])
     assert len(found) == 1
@@ -108,6 +124,7 @@ def test_columns_that_a_caller_added_are_kept() -> None:
         ("protocol", "random"),
         ("fold", 1),
         ("split", "val"),
+        ("items", "0a1b2c3d"),
         ("selected_on", "test"),
         ("train_missing_rate", 0.2),
         ("train_missing_pattern", "bernoulli"),
@@ -116,10 +133,32 @@ def test_columns_that_a_caller_added_are_kept() -> None:
 def test_rows_that_differ_in_what_forbids_an_average_are_refused(column: str, value: object) -> None:
     mixed = table()
     mixed[column] = [mixed[column].iloc[0] if seed == 0 else value for seed in mixed["seed"]]
-    with pytest.raises(MlaError, match=f"the runs differ in {column}: ") as error:
+    message = "different items of one split" if column == "items" else f"the runs differ in {column}: "
+    with pytest.raises(MlaError, match=message) as error:
         over_seeds(mixed, by=["method"])
     assert f"`{value}`" in error.value.message
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("fold", 1), ("items", "0a1b2c3d"), ("selected_on", "last"), ("protocol", "random")]
+)
+def test_settings_of_other_items_or_selection_share_no_table(column: str, value: object) -> None:
+    """Each setting agrees in itself; side by side they would be compared."""
+    other = table(**{"method": "late", column: value}).assign(run=lambda t: "late-" + t["seed"].astype(str))
+    with pytest.raises(MlaError):
+        over_seeds(pd.concat([table(), other]), by=["method"])
+    trained_with_less = other.assign(**{column: table()[column].iloc[0]}, train_missing_rate=0.3)
+    assert len(over_seeds(pd.concat([table(), trained_with_less]), by=["method"])) == 2  # that is what is compared
+
+
+def test_an_imported_run_stands_alone() -> None:
+    """Two epochs that were chosen nobody knows how are not chosen alike."""
+    imported = table(selected_on="unknown (imported)")
+    with pytest.raises(MlaError, match="how the epoch of `run-0` was chosen is unknown") as error:
+        over_seeds(imported, by=["method"])
+    assert error.value.hint == "show it by itself: `mla eval run-0`"
+    check_comparable(imported[imported["seed"] == 0])
 
 
 def test_different_sets_of_mask_seeds_are_refused() -> None:
@@ -168,3 +207,6 @@ def test_values_are_written_unrounded_and_read_back(tmp_path: Path) -> None:
     assert tuple(found.columns) == COLUMNS
     assert found["value"].tolist() == exact["value"].tolist()
     assert not list(tmp_path.glob(".*"))
+    again = results.read_csv(tmp_path / "results.csv")
+    assert again["low"].isna().all() and again["mask_seed"].tolist() == exact["mask_seed"].tolist()
+    assert (again["impute"] == "").all()
