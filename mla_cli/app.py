@@ -3,8 +3,11 @@
 import functools
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +27,7 @@ app = typer.Typer(
 
 
 def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that turns MlaError into two lines and exit code 1, and Ctrl-C into exit code 130."""
+    """Register a command that turns MlaError into two lines and exit code 1, Ctrl-C and SIGTERM into 130 and 143."""
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(body)
@@ -32,15 +35,16 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[.
             from mla_cli import render
 
             try:
-                body(*args, **options)
+                with interruptions():
+                    body(*args, **options)
             except MlaError as error:
                 if options.get("debug"):
                     raise
                 render.fail(error)
                 raise typer.Exit(1) from error
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 render.say(f"interrupted; what is finished is kept. To go on: {resuming(name)}")
-                raise typer.Exit(130) from None
+                raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our pipe left: nothing more to say
                 raise typer.Exit(0) from None
@@ -51,9 +55,44 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[.
     return register
 
 
-def resuming(name: str) -> str:
-    """The command that goes on where this one was interrupted; only `train` has to be told that it may."""
-    words = ["mla", *sys.argv[1:]]
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a batch system sends it before the time is over: it ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def interruptions() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM unwinds the command, so that workers end; a second one leaves at once."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    stops: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stops.append(number)
+        if len(stops) > 1:
+            os._exit(128 + number)  # workers notice and end too
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if not stops:  # else the process is about to end, and must not end twice
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def resuming(name: str, without: str | None = None) -> str:
+    """The command that goes on where this one was interrupted; only `train` has to be told that it may.
+
+    without: an option that is left out, with its value.
+    """
+    words, given = ["mla"], iter(sys.argv[1:])
+    for word in given:
+        if word == without:
+            next(given, None)
+        elif without is None or not word.startswith(f"{without}="):
+            words.append(word)
     if name == "train":
         words = [word for word in words if word not in ("--force", "--resume")] + ["--resume"]
     return shlex.join(words)

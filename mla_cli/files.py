@@ -96,6 +96,15 @@ class FolderLock:
             self.release()
         return ours
 
+    @classmethod
+    def is_held(cls, folder: Path) -> bool:
+        """Whether somebody works in a folder right now; nothing is made."""
+        if not folder.is_dir():
+            return False
+        lock = cls(folder)
+        with lock:
+            return not lock.taken()
+
     def release(self) -> None:
         if self.handle is not None:
             os.close(self.handle)

@@ -18,6 +18,10 @@ Force = Annotated[bool, typer.Option("--force", help="Start again, replacing wha
 Format = Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="Where work runs: local, or ray (a Ray cluster).")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Of the Ray cluster; default the one running here.")
+]
 
 DATA_DIR, RUN_DIR = Path("data"), Path("runs")
 SMOKE = ("train.epochs=1", "train.max_rounds=2", "train.batch_size=32", "dataset.limit=64")

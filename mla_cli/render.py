@@ -26,8 +26,9 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mla_cli.engine.events import Epoch, Event, Finished, Note, Started, Steps, Value
+from mla_cli.engine.events import Epoch, Event, Finished, Note, Running, Started, Steps, Value
 from mla_cli.engine.events import Progress as Step
+from mla_cli.engine.numbers import counted
 from mla_cli.errors import MlaError
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def show(events: Steps[Value], quiet: bool = False) -> Value:
     live = sys.stderr.isatty() and not quiet
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(20),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -179,6 +181,8 @@ class _Shown:
                 self.line(text + self.pace(event))
         elif isinstance(event, Finished):
             self.line(f"{event.run}: finished")
+        elif isinstance(event, Running):
+            self.running(event)
 
     def pace(self, event: Step) -> str:
         """Rate and time left, for a line in the middle of the work."""
@@ -188,16 +192,19 @@ class _Shown:
             return ""
         return f" ({per_second(done / seconds)}, {time_left((event.total - event.done) * seconds / done)} left)"
 
-    def step(self, what: str, done: int, total: int) -> None:
+    def step(self, what: str, done: int, total: int, note: str = "") -> None:
         if what not in self.tasks:
             self.begun[what] = time.monotonic(), done
-            self.tasks[what] = self.bar.add_task(what, total=total)
-        self.bar.update(self.tasks[what], completed=done, total=total)
+            self.tasks[what] = self.bar.add_task(escape(printable(what)), completed=done, total=total, note=note)
+        self.bar.update(self.tasks[what], completed=done, total=total, note=note)
 
-
-def counted(number: int, noun: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    def running(self, event: Running) -> None:
+        """One line of the live table; it goes when its run has ended."""
+        if not event.ended:
+            note = "" if event.accuracy is None else f"{event.split} {percent(event.accuracy)} %"
+            self.step(event.run, event.epoch, event.epochs, note)
+        elif event.run in self.tasks:
+            self.bar.remove_task(self.tasks.pop(event.run))
 
 
 def epoch_line(event: Epoch, epochs: int) -> str:

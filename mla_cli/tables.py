@@ -11,12 +11,13 @@ from mla_cli.engine import results
 from mla_cli.engine.ablate import Ablation
 from mla_cli.engine.figures import missing_figures, missing_rate_curves
 from mla_cli.engine.inspection import Inspection
+from mla_cli.engine.numbers import counted, duration
 from mla_cli.engine.prepare import Prepared
 from mla_cli.engine.run import Run
 from mla_cli.evaluation import eval_tables
 from mla_cli.files import write_text
 from mla_cli.matrix import missing_tables
-from mla_cli.render import Wide, counted, markdown, percent, print_lines, print_tidy, print_wide, say, spread
+from mla_cli.render import Wide, markdown, percent, print_lines, print_tidy, print_wide, say, spread
 from mla_cli.standings import hgm_tables, table1_tables, table3_tables
 from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, left_out
 
@@ -172,17 +173,6 @@ def planned_lines(report: Inspection) -> list[str]:
         workers = counted(report.workers, "worker")
         lines.append(f"estimated time: {duration(whole)} with {workers}, and some seconds to start ({each} a sample)")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """A rough span of time.
-
-    >>> duration(3.2), duration(600), duration(9000)
-    ('4 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def registry_lines() -> list[str]:

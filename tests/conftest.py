@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests
 import pytest
 
 from mla_cli.data.store import Store
+from mla_cli.engine.executor import Local
 from mla_cli.engine.prepare import prepare
 from mla_cli.recipe import validate
 
@@ -42,7 +43,7 @@ def features_of() -> dict[str, dict[str, Any]]:
 
 def prepared(name: str, data_dir: Path) -> Store:
     recipe = validate({"dataset": {"name": name}, "features": FEATURES[name]}, "fixture")
-    for _ in prepare(name, data_dir, recipe, workers=1):
+    for _ in prepare(name, data_dir, recipe, executor=Local(1)):
         pass
     return Store.open(data_dir / name)
 

@@ -9,10 +9,10 @@ import pytest
 from tiny import digits_recipe, events_and_value, finish, make_session, mfeat_recipe
 
 from mla_cli.data.missing import subsets
-from mla_cli.engine import ablate as engine
 from mla_cli.engine import results
 from mla_cli.engine.ablate import Ablation, Plan, ablate, rates_to_meet
 from mla_cli.engine.data import complete
+from mla_cli.engine.executor import Local
 from mla_cli.engine.figures import missing_figures
 from mla_cli.engine.grids import missing_grid
 from mla_cli.errors import MlaError
@@ -101,7 +101,7 @@ def test_rates_are_those_the_data_can_meet(mfeat_store, digits_store, data_dir: 
 
 
 def test_a_rate_that_cannot_be_met_trains_nothing(mfeat_store, data_dir: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "run_tasks", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(Local, "run", lambda *_: pytest.fail("it trained"))
     for preset in (None, "missing"):
         with pytest.raises(MlaError, match=r"`0\.6` cannot be met"):
             finish(ablate(Plan(mfeat_recipe(), [], [0], "0,0.6", [0], preset), data_dir, tmp_path))

@@ -7,9 +7,11 @@ import sys
 
 import pandas as pd
 import pytest
+from rich.console import Console
+from rich.progress import Progress as RichProgress
 
 from mla_cli import render
-from mla_cli.engine.events import Epoch, Finished, Note, Progress, Started
+from mla_cli.engine.events import Epoch, Finished, Note, Progress, Running, Started
 from mla_cli.errors import MlaError
 from mla_cli.render import Wide
 
@@ -167,6 +169,40 @@ def test_long_work_tells_its_rate_and_what_is_left(
         "features: 600 of 1000 (10/s, 0:00:40 left)",
         "features: 1000 of 1000",
     ]
+
+
+def test_a_grid_has_a_line_for_every_running_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal; without one, the plain lines of progress are enough."""
+
+    def grid():
+        yield Progress("epochs", 0, 8)
+        yield Running("mfeat-[mla]-s0", 1, 4, "val", 0.625)
+        yield Running("mfeat-late-s0", 2, 4)
+        yield Running("mfeat-late-s0", 2, 4, ended=True)
+        shown.append(terminal.getvalue())
+        yield Running("never seen", 0, 4, ended=True)
+        return None
+
+    terminal, shown = Terminal(), []
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    bars = []
+    monkeypatch.setattr(
+        render, "Progress", lambda *columns, **how: bars.append(RichProgress(*columns, **how)) or bars[0]
+    )
+    render.show(grid())
+    assert [(task.description, task.completed, task.total) for task in bars[0].tasks] == [
+        ("epochs", 0, 8),
+        ("mfeat-\\[mla]-s0", 1, 4),
+    ]
+    assert bars[0].tasks[1].fields["note"] == "val 62.5 %"
+    drawn = io.StringIO()
+    Console(file=drawn, width=120).print(bars[0].make_tasks_table(bars[0].tasks))
+    assert "mfeat-[mla]-s0" in drawn.getvalue() and "1/4" in drawn.getvalue()
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", plain)
+    render.show(grid())
+    assert "mfeat" not in plain.getvalue()
 
 
 def test_the_bar_shows_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,16 @@ from typing import Annotated
 
 import typer
 
-from mla_cli.app import app, command
+from mla_cli.app import app, command, resuming
 from mla_cli.options import (
     DATA_DIR,
     RUN_DIR,
     SMOKE,
+    Address,
     DataDir,
     Debug,
     Device,
+    ExecutorName,
     Format,
     Quiet,
     RecipeName,
@@ -35,7 +37,13 @@ def ablate_command(
     ] = False,
     missing_rates: Annotated[str | None, typer.Option("--missing-rates", help="At test time: 0,0.2,0.4.")] = None,
     mask_seeds: Annotated[str, typer.Option("--mask-seeds", help="Draws of the absences: 0..9 or 0,1,2.")] = "0..9",
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default all cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Runs at a time; default all cores, or GPUs.")
+    ] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Train only part I of N.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
     smoke: Smoke = False,
     device: Device = "auto",
     output_format: Format = "table",
@@ -48,6 +56,8 @@ def ablate_command(
     from mla_cli import render, tables
     from mla_cli.engine import ablate as engine
     from mla_cli.engine.choose import choose_recipe
+    from mla_cli.engine.executor import choose_executor
+    from mla_cli.engine.grid_plan import parse_shard
     from mla_cli.engine.grids import parse_over
     from mla_cli.engine.numbers import parse_numbers
 
@@ -58,8 +68,12 @@ def ablate_command(
     render.say(why, quiet)
     axes = [parse_over(text) for text in over or ()]
     numbers, draws = parse_numbers(seeds, "--seeds"), parse_numbers(mask_seeds, "--mask-seeds")
-    plan = engine.Plan(chosen, axes, numbers, missing_rates, draws, preset, significance)
-    done = render.show(engine.ablate(plan, data_dir, run_dir, workers, device), quiet)
-    tables.write_ablation(done)
-    tables.print_ablation(done, output_format, quiet)
+    plan = engine.Plan(chosen, axes, numbers, missing_rates, draws, preset, significance, parse_shard(shard), dry_run)
+    where = choose_executor(executor, address, workers)
+    done = render.show(engine.ablate(plan, data_dir, run_dir, where, device), quiet)
+    if isinstance(done, engine.Pending):
+        render.print_lines(done.lines(resuming("ablate", without="--shard")))
+    else:
+        tables.write_ablation(done)
+        tables.print_ablation(done, output_format, quiet)
     raise typer.Exit(1 if done.failed else 0)

@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from mla_cli.app import app, command
-from mla_cli.options import DATA_DIR, RUN_DIR, DataDir, Debug, Force, Quiet, RecipeName, RunDir, Sets, SplitFile
+from mla_cli.options import (
+    DATA_DIR,
+    RUN_DIR,
+    Address,
+    DataDir,
+    Debug,
+    ExecutorName,
+    Force,
+    Quiet,
+    RecipeName,
+    RunDir,
+    Sets,
+    SplitFile,
+)
 
 
 @command(app, "prepare", "mla prepare digits")
@@ -21,6 +34,8 @@ def prepare_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, build nothing.")] = False,
     force: Force = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default all cores.")] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
     file_timeout: Annotated[
         float, typer.Option("--file-timeout", min=0.1, help="Seconds after which a sample counts as hanging.")
     ] = 120.0,
@@ -43,17 +58,19 @@ def prepare_command(
     from mla_cli import render, tables
     from mla_cli.engine import prepare as engine
     from mla_cli.engine.choose import recipe_for_dataset, scan_options
+    from mla_cli.engine.executor import choose_executor
     from mla_cli.engine.inspection import inspect, split_report
 
     options = scan_options(name, table, modality, allow_outside, classes)
     store, root = (store or table.stem, root or table.parent) if table else (store, root)
     flags = {"dataset.protocol": protocol, "dataset.store": store, "dataset.split_file": split_file}
     chosen = recipe_for_dataset(name, recipe, sets or (), flags)
+    where = choose_executor(executor, address, workers)
     if check or dry_run:
-        looking = inspect(name, data_dir, chosen, root, check, options, workers, file_timeout)
+        looking = inspect(name, data_dir, chosen, root, check, options, where, file_timeout)
         report = render.show(looking, quiet)
         render.print_lines(tables.inspection_lines(report))
         raise typer.Exit(1 if report.problems else 0)
-    building = engine.prepare(name, data_dir, chosen, root, None, force, workers, max_bad, options, file_timeout)
+    building = engine.prepare(name, data_dir, chosen, root, None, force, where, max_bad, options, file_timeout)
     done = render.show(building, quiet)
     render.print_lines(tables.prepared_lines(done, split_report(done.path, chosen)))

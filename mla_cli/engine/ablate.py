@@ -14,17 +14,19 @@ from mla_cli.data.missing import draw_present
 from mla_cli.engine import results
 from mla_cli.engine.data import Data, complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.draws import draw_training
-from mla_cli.engine.events import Epoch, Note, Progress, Started, Steps
-from mla_cli.engine.executor import TaskDone, TaskEvent, run_tasks
+from mla_cli.engine.events import Note, Steps
+from mla_cli.engine.executor import LOCAL
+from mla_cli.engine.grid_plan import GridPlan, make_plan
+from mla_cli.engine.grid_runs import threads_of, train_all
 from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
 from mla_cli.engine.presets import COMPLETE, preset_grid
 from mla_cli.engine.run import Run, remember, run_name
 from mla_cli.engine.stored_grids import grid_facts, stored_rows
+from mla_cli.engine.tasks import Executor, Needs
 from mla_cli.errors import MlaError
 from mla_cli.files import make_folder, write_json
-from mla_cli.recipe import validate
 from mla_cli.schema import Recipe
 
 DEFAULT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -53,7 +55,8 @@ class Plan:
     """What the command asked for. over: (key, values) of the grid's axes; none means the default grid.
 
     rates: comma-separated test-time missing rates; None: those of 0, 0.1, ... 0.5 that the modalities allow. preset: a
-    named grid in place of the default one; with `missing` the rates are those of training too.
+    named grid in place of the default one; with `missing` the rates are those of training too. shard: (i, n), train
+    only the i-th of n parts of the runs. dry_run: plan only.
     """
 
     recipe: Recipe
@@ -63,6 +66,8 @@ class Plan:
     mask_seeds: list[int]
     preset: str | None = None
     significance: bool = False
+    shard: tuple[int, int] | None = None
+    dry_run: bool = False
 
     def default_rates(self) -> tuple[float, ...]:
         """Missing rates at test time where none are named; the tables of methods and variants need complete data."""
@@ -80,13 +85,37 @@ def make_grid(plan: Plan, recipe: Recipe, train_rates: list[float]) -> Grid:
     return preset_grid(plan.preset, recipe, plan.seeds, train_rates)
 
 
+@dataclass
+class Pending:
+    """No tables: a dry run, or a shard of a grid with runs that other shards have still to finish.
+
+    finished: runs of the whole grid that are, by now. failed: names of this call's runs.
+    """
+
+    plan: GridPlan
+    dry_run: bool
+    finished: int
+    failed: list[str]
+
+    def lines(self, whole: str) -> list[str]:
+        """What to tell. whole: the command that makes the tables of the whole grid."""
+        if self.dry_run:
+            return [*self.plan.lines(), *self.plan.listing()]
+        return [
+            f"{self.finished} of {len(self.plan.jobs)} runs of the grid are finished",
+            f"when the other shards have ended, make the tables with: {whole}",
+        ]
+
+
 def ablate(
-    plan: Plan, data_dir: Path, run_dir: Path, workers: int | None = None, device: str = "auto"
-) -> Steps[Ablation]:
-    """Train what is not finished yet, on all cores; the generator's value is an `Ablation`.
+    plan: Plan, data_dir: Path, run_dir: Path, executor: Executor = LOCAL, device: str = "auto"
+) -> Steps[Ablation | Pending]:
+    """Say what there is to do, train what is not finished yet, and read the grid; the generator's value is an
+    `Ablation`, or `Pending` where there are no tables yet.
 
     Raises MlaError if every run failed; single failures are listed and the others go on.
     """
+    executor.places()  # a cluster that is not there is told before any work
     yield from ensure_prepared(plan.recipe, data_dir)
     store = open_store(plan.recipe, data_dir)
     recipe = complete(plan.recipe, store)
@@ -105,10 +134,17 @@ def ablate(
     for setting, seed, recipe in grid.recipes():
         name = run_name(complete(recipe, store), run_fingerprint(recipe, store))
         jobs[name], names[setting.label, seed] = recipe, name
-    todo = [name for name in jobs if Run(run_dir / name).state != "finished"]
+    places = executor.places(Needs(threads_of(list(jobs.values())), device))
+    work = make_plan(jobs, run_dir, places, plan.shard)
+    if plan.dry_run:
+        return Pending(work, True, len(work.finished), [])
+    for line in work.lines():
+        yield Note(line)
     make_folder(run_dir)
-    yield Note(f"{len(jobs)} runs, {len(jobs) - len(todo)} finished already, {len(todo)} to do")
-    failed = yield from train_all([(name, jobs[name]) for name in todo], data_dir, run_dir, workers, device)
+    failed = yield from train_all(work, data_dir, run_dir, executor, device)
+    finished = sum(Run(run_dir / name).state == "finished" for name in jobs)
+    if plan.shard and finished < len(jobs):
+        return Pending(work, False, finished, failed)
     if len(failed) == len(jobs):
         raise MlaError("no run of the grid finished: " + "; ".join(failed), "see the errors above")
     labels, facts = setting_labels(grid, names, failed), grid_facts(grid, names, rates, mask_seeds, failed)
@@ -140,7 +176,7 @@ def ablate(
         labels=labels,
         full=grid.full,
         runs=done,
-        reused=len(jobs) - len(todo),
+        reused=len(work.finished),
         failed=failed,
         smoke=smoke,
         grid=grid.name,
@@ -177,49 +213,6 @@ def rates_to_meet(
         where = "in training" if recipe is not None else "at test time"
         yield Note(f"left out {where}: missing rates {', '.join(map(str, unmet))}, which these data cannot meet")
     return met
-
-
-def train_all(
-    jobs: list[tuple[str, Recipe]], data_dir: Path, run_dir: Path, workers: int | None, device: str
-) -> Steps[list[str]]:
-    """Run the jobs in worker processes; the value is the list of names that failed."""
-    if not jobs:
-        return []
-    tasks = [(recipe.model_dump(), str(data_dir), str(run_dir), device) for _, recipe in jobs]
-    total = sum(recipe.train.epochs for _, recipe in jobs)
-    epochs, failed = [0] * len(jobs), []
-    yield Progress("epochs", 0, total)
-    for result in run_tasks("mla_cli.engine.ablate:train_one", tasks, workers):
-        name, recipe = jobs[result.index]
-        if isinstance(result, TaskEvent):
-            event = result.event
-            if isinstance(event, Started):
-                epochs[result.index] = event.first_epoch - 1
-            elif isinstance(event, Epoch):
-                epochs[result.index] = event.number
-            elif isinstance(event, Note) and event.warning:
-                yield Note(f"{name}: {event.text}", warning=True)
-            yield Progress("epochs", sum(epochs), total)
-        elif isinstance(result, TaskDone):
-            epochs[result.index] = recipe.train.epochs
-            yield Progress("epochs", sum(epochs), total)
-            if result.error is not None:
-                failed.append(name)
-                yield Note(f"{name} failed: {result.error.message}", warning=True)
-            else:
-                yield Note(f"{name} finished")
-    return failed
-
-
-def train_one(task: tuple[dict[str, Any], str, str, str]) -> Steps[None]:
-    """One run in a worker: one torch thread, going on where an interrupted one stopped."""
-    from mla_cli.engine.train import train
-
-    content, data_dir, run_dir, device = task
-    recipe = validate(content, content["name"])
-    for event in train(recipe, Path(data_dir), Path(run_dir), device, threads=recipe.train.threads or 1, resume=True):
-        if isinstance(event, Started | Epoch | Note):
-            yield event
 
 
 def setting_labels(grid: Grid, names: dict[tuple[str, int], str], failed: list[str]) -> dict[str, str]:

@@ -35,6 +35,19 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Running:
+    """Where one of many runs is: epochs done of how many, its last fused accuracy (a fraction) on the split that
+    chooses the epoch; or that it has ended."""
+
+    run: str
+    epoch: int
+    epochs: int
+    split: str = "val"
+    accuracy: float | None = None
+    ended: bool = False
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run is complete; rows are its tidy results."""
 
@@ -51,7 +64,7 @@ class Progress:
     total: int
 
 
-Event = Note | Started | Epoch | Finished | Progress
+Event = Note | Started | Epoch | Running | Finished | Progress
 
 Value = TypeVar("Value")
 Steps = Generator[Event, None, Value]  # work that yields events and returns a value

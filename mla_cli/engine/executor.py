@@ -1,60 +1,49 @@
-"""Where work runs: long-lived local worker processes, one torch thread each.
-
-A task is a picklable value; the function that does it is named as `module:function`, so that workers import it, and
-torch with it, once. If the function is a generator, what it yields arrives here as events while it runs, and what it
-returns is the task's value. A task that is tried again tells its events again.
-"""
+"""Work on this machine: long-lived worker processes, one torch thread each."""
 
 import contextlib
-import importlib
-import inspect
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from mla_cli.engine.tasks import (
+    ONE_CORE,
+    Executor,
+    Item,
+    Lost,
+    Needs,
+    Places,
+    TaskDone,
+    TaskEvent,
+    TaskRetried,
+    do_task,
+    no_kin,
+    try_again,
+)
 from mla_cli.errors import MlaError
 
-TRIES = 2  # a task whose worker died is tried once more, then reported
 
+def choose_executor(name: str, address: str | None, workers: int | None) -> Executor:
+    """`local` or `ray`. address: of the Ray cluster. Raises MlaError for another name, or an address of nothing."""
+    if name == "ray":
+        from mla_cli.engine.ray_executor import Ray
 
-@dataclass(frozen=True)
-class TaskEvent:
-    """Something a running task yielded."""
-
-    index: int
-    event: Any
-
-
-@dataclass(frozen=True)
-class TaskDone:
-    """A finished task: its value, or the error that ended it."""
-
-    index: int
-    value: Any = None
-    error: MlaError | None = None
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A task that did not end: `last` is its last event (None: it had told none or no longer counts as reading).
-
-    exit_code: of the worker that died, or None for one that told nothing for longer than the limit and was killed.
-    tries: how often the task was begun.
-    """
-
-    index: int
-    task: Any
-    last: Any
-    exit_code: int | None
-    tries: int
+        return Ray(address or "auto", workers)
+    if name != "local":
+        raise MlaError(f"no executor named `{name}`", "choose local or ray")
+    if address is not None:
+        raise MlaError(f"`--address {address}` is of a Ray cluster", "add `--executor ray`")
+    return Local(workers)
 
 
 def default_workers() -> int:
@@ -62,9 +51,47 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def try_again(lost: Lost) -> Any:
-    """The task to do in place of a lost one: itself, once."""
-    return lost.task if lost.tries < TRIES else None
+@dataclass(frozen=True)
+class Local:
+    """Worker processes on this machine: one for each CUDA device where tasks may use them, else as many as cores."""
+
+    workers: int | None = None
+
+    def places(self, needs: Needs = ONE_CORE) -> Places:
+        kind, devices = accelerators(needs.device)
+        if devices:
+            return Places(self.workers or len(devices), f"{len(devices)} {kind} device" + "s" * (len(devices) > 1))
+        cores = default_workers()
+        return Places(self.workers or max(1, cores // needs.cores), f"{cores} core" + "s" * (cores > 1))
+
+    def run(
+        self,
+        function: str,
+        tasks: Sequence[Any],
+        needs: Needs = ONE_CORE,
+        limit: float | None = None,
+        replace: Callable[[Lost], Any] = try_again,
+        kin: Callable[[Any], Any] = no_kin,
+    ) -> Iterator[Item]:
+        kind, devices = accelerators(needs.device)
+        pins = [{"CUDA_VISIBLE_DEVICES": name} for name in devices] if kind == "CUDA" else [{}]
+        yield from run_tasks(function, tasks, self.places(needs).count, limit, replace, kin, pins)
+
+
+LOCAL = Local()
+
+
+def accelerators(device: str) -> tuple[str, list[str]]:
+    """(CUDA, the names of its devices), (MPS, [mps]), or (, []) where tasks on `device` compute on the CPU.
+
+    torch, which takes a second to import, is asked only where the machine may have an accelerator at all.
+    """
+    drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, the same under WSL, AMD
+    if device == "cpu" or (sys.platform == "linux" and not any(os.path.exists(path) for path in drivers)):
+        return "", []
+    from mla_cli.engine.devices import accelerators as found
+
+    return found(device)
 
 
 def run_tasks(
@@ -73,8 +100,9 @@ def run_tasks(
     workers: int | None = None,
     limit: float | None = None,
     replace: Callable[[Lost], Any] = try_again,
-    kin: Callable[[Any], Any] = lambda task: None,
-) -> Iterator[TaskEvent | TaskDone]:
+    kin: Callable[[Any], Any] = no_kin,
+    pins: Sequence[Mapping[str, str]] = ({},),
+) -> Iterator[Item]:
     """Do all tasks, yielding events and results as they come. Even one task gets a process of its own.
 
     A worker that dies takes only its own task with it: that one is tried again in a new worker, then reported as an
@@ -82,17 +110,19 @@ def run_tasks(
 
     limit: seconds that a task may take after an event that is not None until it tells more; past them its worker is
     killed. replace: the task to do in place of a lost one; None reports it as an error. kin: a worker goes on with a
-    task of the same kin as its last one while there is one, so that it need not import what the others need.
+    task of the same kin as its last one while there is one, so that it need not import what the others need. pins: what
+    the workers, in turn, get into their environment; a worker that replaces a dead one has its pin.
     """
     tasks = list(tasks)
     workers = max(1, min(workers or default_workers(), len(tasks)))
     waiting = list(range(len(tasks)))[::-1]
     tried = [0] * len(tasks)
     pool: list[_Worker] = []
+    free = [dict(pins[i % len(pins)]) for i in range(workers)][::-1]
     try:
         while waiting or any(worker.busy is not None for worker in pool):
             while waiting and len(pool) < workers:
-                pool.append(_Worker(function))
+                pool.append(_Worker(function, free.pop()))
             for worker in pool:
                 if worker.busy is None and waiting:
                     near = (i for i in reversed(waiting) if worker.kin is not None and kin(tasks[i]) == worker.kin)
@@ -119,14 +149,16 @@ def run_tasks(
                 except (EOFError, OSError):
                     pool.remove(worker)
                     worker.stop()
-                    code = None if killed else worker.process.exitcode
-                    instead = replace(Lost(index, tasks[index], worker.last, code, tried[index]))
-                    if instead is not None:
-                        tasks[index] = instead
-                        waiting.append(index)
-                    else:
-                        reason = f"its worker process died {tried[index]} times (exit code {worker.process.exitcode})"
-                        yield TaskDone(index, error=MlaError(reason, "out of memory? use fewer workers"))
+                    free.append(worker.pin)
+                    reason = f"exit code {worker.process.exitcode}"
+                    lost = Lost(index, tasks[index], worker.last, reason, killed, tried[index])
+                    instead = replace(lost)
+                    if instead is None:
+                        yield lost.given_up()
+                        continue
+                    tasks[index] = instead
+                    waiting.append(index)
+                    yield TaskRetried(index, reason)
                     continue
                 if kind == "event":
                     worker.last, worker.told = value, time.monotonic()
@@ -144,11 +176,13 @@ def run_tasks(
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, function: str):
+    def __init__(self, function: str, pin: dict[str, str]):
         context = mp.get_context("spawn")  # fork would copy torch's thread pools in an unusable state
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(function, other), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=_serve, args=(function, other, pin), daemon=True)
+        self.pin = pin
+        with _ctrl_c_held_back():
+            self.process.start()
         other.close()
         self.busy: int | None = None
         self.last: Any = None  # the last event of its task, told at monotonic time `told`
@@ -174,15 +208,32 @@ class _Worker:
         self.process.join()
 
 
-def _serve(function: str, connection: Connection) -> None:
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C goes to all processes of a terminal: one that is being started would end with a traceback of its own."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # or starting it with the process would let Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the process inherits this
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(function: str, connection: Connection, pin: dict[str, str]) -> None:
     """A worker's life: import once, then task after task until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", **pin}
     while True:
         try:
-            for message in _messages(function, connection.recv_bytes()):
-                connection.send_bytes(message)
+            task = connection.recv_bytes()
+            for kind, value in do_task(function, partial(ForkingPickler.loads, task)):
+                connection.send_bytes(_pickled(kind, value))
         except (EOFError, OSError):
             return  # the parent is gone
 
@@ -195,25 +246,9 @@ def _end_with_the_parent() -> None:
         os._exit(1)  # files appear whole or not at all
 
 
-def _messages(function: str, pickled: bytes) -> Iterator[memoryview]:
-    """What one task has to say, pickled: its events, then its value, the error that ended it, or the bug."""
+def _pickled(kind: str, value: Any) -> memoryview:
+    """A message of a task; one that cannot be sent is a bug of the task."""
     try:
-        module, name = function.split(":")
-        work, task = getattr(importlib.import_module(module), name), ForkingPickler.loads(pickled)
-        if inspect.isgeneratorfunction(work):
-            steps = work(task)
-            while True:
-                try:
-                    event = next(steps)
-                except StopIteration as stop:
-                    value = stop.value
-                    break
-                yield ForkingPickler.dumps(("event", event))
-        else:
-            value = work(task)
-        last = ForkingPickler.dumps(("value", value))
-    except MlaError as error:
-        last = ForkingPickler.dumps(("error", error))
+        return ForkingPickler.dumps((kind, value))
     except Exception:
-        last = ForkingPickler.dumps(("bug", traceback.format_exc()))
-    yield last
+        return ForkingPickler.dumps(("bug", traceback.format_exc()))

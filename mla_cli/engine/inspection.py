@@ -14,9 +14,10 @@ from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import Store
 from mla_cli.engine.data import complete, leakage, load_data
 from mla_cli.engine.events import Note, Progress, Steps
-from mla_cli.engine.executor import default_workers
+from mla_cli.engine.executor import LOCAL
 from mla_cli.engine.prepare import feature_specs, raw_root, resolved, scan_raw
 from mla_cli.engine.reading import FILE_TIMEOUT, Batch, Trial, run_batches
+from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
 from mla_cli.files import write_json_if_other
 from mla_cli.schema import Recipe
@@ -57,7 +58,7 @@ def inspect(
     root: Path | None,
     decode: bool,
     scan_options: dict[str, Any] | None = None,
-    workers: int | None = None,
+    executor: Executor = LOCAL,
     file_timeout: float = FILE_TIMEOUT,
 ) -> Steps[Inspection]:
     """Scan a raw folder; with `decode` also open every file, else time a few of them.
@@ -86,12 +87,12 @@ def inspect(
         list(manifest.problems),
         decode,
     )
-    report.workers = workers or default_workers()
+    report.workers = executor.places().count
     if decode:
-        report.problems += yield from check_all(manifest, where, workers, file_timeout)
+        report.problems += yield from check_all(manifest, where, executor, file_timeout)
     else:
         report.free = shutil.disk_usage(existing(report.store)).free
-        report.seconds_of = yield from time_samples(manifest, specs, where, workers, file_timeout)
+        report.seconds_of = yield from time_samples(manifest, specs, where, executor, file_timeout)
     report.problems.sort(key=lambda p: (p.kind, p.id, p.modality, p.file))
     return report
 
@@ -107,7 +108,7 @@ def references(manifest: Manifest, modality: str) -> list[tuple[str, str]]:
     return list(zip(has["id"], has[f"ref.{modality}"], strict=True))
 
 
-def check_all(manifest: Manifest, root: Path, workers: int | None, limit: float) -> Steps[list[Problem]]:
+def check_all(manifest: Manifest, root: Path, executor: Executor, limit: float) -> Steps[list[Problem]]:
     """Open every file in worker processes; the value is what cannot be used."""
     batches = []
     for modality, kind in manifest.modalities.items():
@@ -117,12 +118,12 @@ def check_all(manifest: Manifest, root: Path, workers: int | None, limit: float)
             batches.append(Batch(modality, kind, str(root), some, manifest.allow_outside))
     total = sum(len(batch.refs) for batch in batches)
     yield Progress("checked", 0, total)
-    found = yield from run_batches(CHECK_WORK, batches, workers, limit, "checked", 0, total)
+    found = yield from run_batches(CHECK_WORK, batches, executor, limit, "checked", 0, total)
     return [Problem(*fields) for problems in found for fields in problems]
 
 
 def time_samples(
-    manifest: Manifest, specs: dict[str, FeatureSpec], root: Path, workers: int | None, limit: float
+    manifest: Manifest, specs: dict[str, FeatureSpec], root: Path, executor: Executor, limit: float
 ) -> Steps[dict[str, float | None]]:
     """Seconds for the features of one sample of each modality: the mean of some from all over the data set."""
     trials = []
@@ -131,7 +132,7 @@ def time_samples(
         some = [refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, min(len(refs), TRIED)).astype(int))]
         trials.append(Trial(modality, kind, str(root), some, manifest.allow_outside, spec=specs[modality]))
     total = sum(len(trial.refs) for trial in trials)
-    taken = yield from run_batches("mla_cli.engine.reading:time_batch", trials, workers, limit, "tried", 0, total)
+    taken = yield from run_batches("mla_cli.engine.reading:time_batch", trials, executor, limit, "tried", 0, total)
     means = [sum(seconds) / len(seconds) if seconds else None for seconds in taken]
     return {trial.modality: mean for trial, mean in zip(trials, means, strict=True)}
 

@@ -1,5 +1,6 @@
 """Lists of numbers as the command line writes them."""
 
+import math
 import re
 
 from mla_cli.errors import MlaError
@@ -41,3 +42,19 @@ def parse_weights(text: str) -> dict[str, float]:
         if not equals or not weights[name.strip()] >= 0:
             raise MlaError(f"`--fusion-weights {text}` is not NAME=WEIGHT,...", "write for example audio=0.6,text=0.4")
     return weights
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """A rough span of time.
+
+    >>> duration(3.2), duration(600), duration(9000)
+    ('4 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ moved into place when it is whole, so an interrupted `prepare` leaves an older s
 import hashlib
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from mla_cli.data.media import BadMedia
 from mla_cli.data.store import FORMAT, Store
 from mla_cli.engine.assemble import assemble_index, finish_store, move_into_place
 from mla_cli.engine.events import Note, Steps
+from mla_cli.engine.executor import LOCAL
 from mla_cli.engine.reading import FILE_TIMEOUT
 from mla_cli.engine.run import remember
 from mla_cli.engine.shards import build_shards, shard_tasks
+from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
 from mla_cli.files import FolderLock, empty_folder, whole_file
 from mla_cli.schema import Recipe
@@ -113,7 +116,7 @@ def prepare(
     root: Path | None = None,
     store: str | None = None,
     force: bool = False,
-    workers: int | None = None,
+    executor: Executor = LOCAL,
     max_bad: float = 0.01,
     scan_options: dict[str, Any] | None = None,
     file_timeout: float = FILE_TIMEOUT,
@@ -152,7 +155,7 @@ def prepare(
             plan.partial.rmdir()  # made for the lock alone
             return found_ready(plan)
     with lock:
-        return (yield from build(plan, force, workers, max_bad, file_timeout))
+        return (yield from build(plan, force, executor, max_bad, file_timeout))
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Plan:
         return self.path.with_name(f".{self.path.name}-{self.request[:12]}.partial")
 
 
-def build(plan: Plan, force: bool, workers: int | None, max_bad: float, file_timeout: float) -> Steps[Prepared]:
+def build(plan: Plan, force: bool, executor: Executor, max_bad: float, file_timeout: float) -> Steps[Prepared]:
     """Make the store, going on with what is in `plan.partial`, and move it into place; see `prepare`."""
     name, path, partial, manifest, specs = plan.name, plan.path, plan.partial, plan.manifest, plan.specs
     if force:
@@ -180,10 +183,10 @@ def build(plan: Plan, force: bool, workers: int | None, max_bad: float, file_tim
         move_into_place(partial, path)
         return replace(found_ready(plan), built=True)
     tasks = shard_tasks(manifest, specs, plan.root, partial)
-    for leftover in partial.rglob(".*.tmp"):  # of killed processes; they would fill a disk
-        leftover.unlink(missing_ok=True)
+    for leftover in list(partial.rglob(".*.tmp")):  # of killed processes; they would fill a disk
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     trusted = getattr(registry.load("datasets", name), "BUILT_IN", False)
-    yield from build_shards(tasks, workers, trusted, file_timeout)
+    yield from build_shards(tasks, executor, trusted, file_timeout)
     problems, index, modalities = assemble_index(manifest, specs, tasks, partial)
     bad, total = counts_of_bad(problems, manifest)
     (partial / "problems.csv").unlink(missing_ok=True)  # of an earlier try

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mla_cli.data.features import compute
 from mla_cli.data.media import BadMedia
 from mla_cli.engine.events import Progress
-from mla_cli.engine.executor import TRIES, Lost, TaskEvent, run_tasks
+from mla_cli.engine.tasks import ONE_CORE, TRIES, Executor, Folders, Lost, TaskDone, TaskEvent
 from mla_cli.specs import FeatureSpec
 
 FILE_TIMEOUT = 120.0  # seconds for one sample; the slowest sound files take about one
@@ -38,6 +38,9 @@ class Batch:
     allow_outside: bool = False
     given_up: dict[int, tuple[str, str]] = field(default_factory=dict)
 
+    def folders(self) -> Folders:
+        return Folders(seen=self.root)
+
     def told(self, rows: Sequence[int]) -> Iterator[tuple[int, int | None]]:
         """(row, what to tell before reading it): the row, or None where nothing has to be told."""
         for i, row in enumerate(rows):
@@ -56,9 +59,9 @@ class Batch:
 
 
 def run_batches(
-    function: str, batches: Sequence[Batch], workers: int | None, limit: float, what: str, done: int, total: int
+    function: str, batches: Sequence[Batch], executor: Executor, limit: float, what: str, done: int, total: int
 ) -> Generator[Progress, None, list[Any]]:
-    """Do all batches in worker processes; the value is what `function` returned for each, in order.
+    """Do all batches in the executor's workers; the value is what `function` returned for each, in order.
 
     function: `module:name` of a generator that tells rows as `Batch.told` says, and None once all are read.
     done, total: samples done before and in all. limit: seconds for one sample.
@@ -66,12 +69,13 @@ def run_batches(
     values: list[Any] = [None] * len(batches)
     rows = [0] * len(batches)  # done of each batch
     last = time.monotonic()
-    for result in run_tasks(function, batches, workers, limit, _without_the_culprit(limit), lambda b: b.modality):
+    replace = _without_the_culprit(limit)
+    for result in executor.run(function, batches, ONE_CORE, limit, replace, lambda batch: batch.modality):
         if isinstance(result, TaskEvent):
             rows[result.index] = len(batches[result.index].refs) if result.event is None else result.event
-        elif result.error is not None:
+        elif isinstance(result, TaskDone) and result.error is not None:
             raise result.error
-        else:
+        elif isinstance(result, TaskDone):
             values[result.index] = result.value
             rows[result.index] = len(batches[result.index].refs)
         if time.monotonic() - last >= TOLD_SECONDS:
@@ -87,7 +91,7 @@ def _without_the_culprit(limit: float) -> Callable[[Lost], Batch | None]:
 
     def instead(lost: Lost) -> Batch | None:
         batch, row = lost.task, lost.last
-        if row is not None and lost.exit_code is None:
+        if row is not None and lost.late:
             found = ("timeout", f"not read within {limit:g} s")
         else:
             count = deaths[lost.index, row] = deaths.get((lost.index, row), 0) + 1
@@ -95,7 +99,7 @@ def _without_the_culprit(limit: float) -> Callable[[Lost], Batch | None]:
                 return batch  # somebody else may have killed it
             if row is None:
                 return None
-            found = ("undecodable", f"its decoder crashed (exit code {lost.exit_code}; out of memory?)")
+            found = ("undecodable", f"its decoder crashed ({lost.reason}; out of memory?)")
         if batch.kind not in UNTRUSTED:  # which of the samples since the last one told is not known
             return None
         return replace(batch, given_up={**batch.given_up, row: found})

@@ -11,7 +11,6 @@ JSON is written second, so it always points at a whole file.
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli.errors import MlaError
-from mla_cli.files import make_folder, read_json, unwritable, whole_file, write_json, write_text
+from mla_cli.files import (
+    FolderLock,
+    empty_folder,
+    make_folder,
+    read_json,
+    unwritable,
+    whole_file,
+    write_json,
+    write_text,
+)
 from mla_cli.recipe import dump_yaml, load_recipe, recipe_hash
 from mla_cli.schema import Recipe
 
@@ -46,6 +54,10 @@ def run_name(recipe: Recipe, fingerprint: str) -> str:
     """`emoji-mla-s0-f0-3fa9c1d2`: recipe, method, seed, fold, start of the hash."""
     digest = recipe_hash(recipe, fingerprint)[:8]
     return f"{recipe.name}-{recipe.method.name}-s{recipe.seed}-f{recipe.dataset.fold}-{digest}"
+
+
+class Held(MlaError):
+    """Another process is training the run."""
 
 
 @dataclass
@@ -104,6 +116,20 @@ class Run:
                 "continue it with `--resume`, or start again with `--force`",
             )
 
+    def hold(self) -> FolderLock:
+        """The run for this process alone, until the lock is released or the process ends, however it ends.
+
+        Raises Held, a MlaError, where another process has it.
+        """
+        lock = FolderLock(self.path)
+        if lock.taken():
+            return lock
+        info = {} if not (self.path / "run.json").is_file() else self.info()
+        who = f" (process {info['pid']} on {info['host']})" if {"pid", "host"} <= info.keys() else ""
+        raise Held(
+            f"`{self.path}` is being trained by another process{who}", "wait until it has ended, then look again"
+        )
+
     def claim(self, recipe: Recipe, fingerprint: str, facts: Mapping[str, Any], resume: bool, force: bool) -> bool:
         """Start or take up the run; True if there is a checkpoint to go on from.
 
@@ -111,7 +137,7 @@ class Run:
         """
         self.refuse(resume, force)
         if force and self.path.is_dir():
-            shutil.rmtree(self.path)
+            empty_folder(self.path)  # but keep the folder: it may be held
         make_folder(self.path / "checkpoints")
         write_text(self.recipe_file, dump_yaml(recipe))
         if "error" in (left := self.info()):  # why it failed before; this is a new try

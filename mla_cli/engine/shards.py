@@ -6,7 +6,7 @@ Beside each shard lies a small JSON file, its sidecar, with what `index.parquet`
 import hashlib
 import io
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,8 +16,9 @@ from mla_cli.data.features import compute, row_dtype, row_shape
 from mla_cli.data.media import BadMedia
 from mla_cli.data.store import moments, rows_per_shard
 from mla_cli.engine.events import Event, Progress
-from mla_cli.engine.executor import default_workers
+from mla_cli.engine.executor import LOCAL
 from mla_cli.engine.reading import FILE_TIMEOUT, UNTRUSTED, Batch, run_batches
+from mla_cli.engine.tasks import Executor, Folders
 from mla_cli.files import read_json, sha256, whole_file, write_json
 from mla_cli.specs import FeatureSpec
 
@@ -39,6 +40,12 @@ class ShardTask(Batch):
     folder: str
     number: int
     spec: FeatureSpec
+
+    def folders(self) -> Folders:
+        return Folders(self.root, writes=self.folder, made=(f"{self.number:05d}.npy", f"{self.number:05d}.json"))
+
+    def moved(self, reads: Path, writes: Path) -> "ShardTask":
+        return replace(self, folder=str(writes))
 
 
 def shard_tasks(manifest: "Manifest", specs: dict[str, FeatureSpec], root: Path, partial: Path) -> list[ShardTask]:
@@ -64,9 +71,9 @@ def shard_tasks(manifest: "Manifest", specs: dict[str, FeatureSpec], root: Path,
 
 
 def build_shards(
-    tasks: list[ShardTask], workers: int | None, trusted: bool = False, file_timeout: float = FILE_TIMEOUT
+    tasks: list[ShardTask], executor: Executor = LOCAL, trusted: bool = False, file_timeout: float = FILE_TIMEOUT
 ) -> Iterator[Event]:
-    """Make the shards that are not whole yet, in worker processes where there are many.
+    """Make the shards that are not whole yet, in the executor's workers where there are many.
 
     trusted: files that need no time limit and crash no decoder, so that few of them are read by this process.
     """
@@ -76,7 +83,7 @@ def build_shards(
     if not missing:
         return
     harmless = trusted or not any(task.kind in UNTRUSTED for task in missing)
-    if harmless and (len(missing) < PARALLEL_SHARDS or (workers or default_workers()) == 1):
+    if harmless and (len(missing) < PARALLEL_SHARDS or executor.places().count == 1):
         for task in missing:
             make_shard(task)
             done += len(task.refs)
@@ -86,7 +93,7 @@ def build_shards(
     # Round the modalities: each worker starts with another one and stays with it (audio alone imports torch).
     place = {id(task): i for m in {t.modality for t in missing} for i, task in enumerate(of(missing, m))}
     missing.sort(key=lambda task: (place[id(task)], speed.get(task.kind, len(speed))))
-    yield from run_batches(WORK, missing, workers, file_timeout, "features", done, total)
+    yield from run_batches(WORK, missing, executor, file_timeout, "features", done, total)
 
 
 def of(tasks: list[ShardTask], modality: str) -> list[ShardTask]:

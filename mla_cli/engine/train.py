@@ -63,7 +63,17 @@ def train(
     check_subsets(session)
     if session.loaded:
         facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
-    can_resume = run.claim(recipe, fingerprint, facts, resume, force)
+    with run.hold():
+        can_resume = run.claim(recipe, fingerprint, facts, resume, force)
+        yield from train_claimed(session, run, can_resume)
+    remember(run_dir, run.name)
+    yield Finished(str(run.path), default_rows(run))
+    return run
+
+
+def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
+    """Train a run that is ours, from its beginning or its last checkpoint, to its end."""
+    recipe, data = session.recipe, session.data
     with run.failing():
         tidy(run)
         if data.draw is not None:
@@ -87,9 +97,6 @@ def train(
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
             yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
         finish(session, run)
-    remember(run_dir, run.name)
-    yield Finished(str(run.path), default_rows(run))
-    return run
 
 
 def warned(run: Run, text: str) -> Note:

@@ -24,7 +24,7 @@ import av
 import numpy as np
 
 from mla_cli.data.store import Store
-from mla_cli.engine.executor import default_workers
+from mla_cli.engine.executor import Local, default_workers
 from mla_cli.engine.prepare import prepare
 from mla_cli.recipe import load_recipe
 
@@ -141,7 +141,7 @@ def engine(root: Path, data_dir: Path, workers: int) -> float:
     shutil.rmtree(data_dir, ignore_errors=True)
     recipe = load_recipe("cremad_small")
     begin = time.perf_counter()
-    for _ in prepare("cremad", data_dir, recipe, root, workers=workers):
+    for _ in prepare("cremad", data_dir, recipe, root, executor=Local(workers)):
         pass
     return time.perf_counter() - begin
 

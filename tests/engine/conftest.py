@@ -1,12 +1,14 @@
 """Fixtures of the engine's tests."""
 
 from collections.abc import Iterator
+from copy import copy
+from functools import partial
 
 import pytest
 
-from mla_cli.engine import ablate as engine
-from mla_cli.engine.executor import TaskDone, TaskEvent
-from mla_cli.errors import MlaError
+from mla_cli.engine.executor import Local
+from mla_cli.engine.grid_runs import RunTask
+from mla_cli.engine.tasks import Item, Needs, TaskDone, TaskEvent, do_task
 
 
 @pytest.fixture
@@ -14,18 +16,19 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Work in this process in place of workers; the names of the recipes' methods, one for each task done."""
     done: list[str] = []
 
-    def run_tasks(function: str, tasks: list, workers: int | None = None) -> Iterator[TaskEvent | TaskDone]:
-        assert function == "mla_cli.engine.ablate:train_one"
+    def run(self: Local, function: str, tasks: list[RunTask], needs: Needs) -> Iterator[Item]:
+        assert function == "mla_cli.engine.grid_runs:train_one"
         for index, task in enumerate(tasks):
-            done.append(task[0]["method"]["name"])
-            try:
-                for event in engine.train_one(task):
-                    yield TaskEvent(index, event)
-            except MlaError as error:
-                yield TaskDone(index, error=error)
-            else:
-                yield TaskDone(index)
+            done.append(task.recipe["method"]["name"])
+            for kind, value in do_task(function, partial(copy, task)):
+                if kind == "event":
+                    yield TaskEvent(index, value)
+                elif kind == "value":
+                    yield TaskDone(index, value)
+                else:
+                    assert kind == "error", value
+                    yield TaskDone(index, error=value)
 
-    monkeypatch.setattr(engine, "run_tasks", run_tasks)
+    monkeypatch.setattr(Local, "run", run)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     return done

@@ -1,20 +1,25 @@
 """`ablate`: a grid of runs, trained in workers, reused, and read into tables. One test starts real worker processes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import mla
 from tiny import events_and_value, finish, mfeat_recipe, trained
 
 from mla_cli import tables
-from mla_cli.engine.ablate import Ablation, Plan, ablate
+from mla_cli.engine.ablate import Ablation, Pending, Plan, ablate
 from mla_cli.engine.data import complete
 from mla_cli.engine.events import Note, Progress
+from mla_cli.engine.executor import Local
 from mla_cli.engine.grids import custom_grid, default_grid, parse_over
 from mla_cli.engine.results import COLUMNS, over_seeds
-from mla_cli.engine.run import Run, latest
+from mla_cli.engine.run import Held, Run, latest
 from mla_cli.errors import MlaError
+from mla_cli.files import FolderLock
+from mla_cli.recipe import dump_yaml
 
 
 def plan(over: list[str] = (), seeds: tuple[int, ...] = (0, 1), rates: str | None = "0,0.3", **changes) -> Plan:
@@ -227,7 +232,7 @@ def test_rows_of_a_smoke_run_are_refused_by_tables(mfeat_store, data_dir: Path, 
 
 def test_real_workers_train_and_report(mfeat_store, data_dir: Path, tmp_path: Path) -> None:
     """The same as in this process, through one worker: two runs, one of which fails."""
-    events, found = events_and_value(ablate(plan(["train.lr=0.05,1e30"], seeds=(0,)), data_dir, tmp_path, workers=1))
+    events, found = events_and_value(ablate(plan(["train.lr=0.05,1e30"], seeds=(0,)), data_dir, tmp_path, Local(1)))
     assert len(found.failed) == 1
     (run,) = found.runs
     whole = trained(mfeat_recipe(), data_dir, tmp_path / "here")
@@ -255,3 +260,91 @@ def test_what_would_lose_rows_is_refused_before_anything_is_trained(
     assert error.value.message.startswith(message)
     assert error.value.hint
     assert in_process == []
+
+
+# ------------------------------------------------------------ parts of a grid
+
+
+def test_a_dry_run_plans_and_trains_nothing(mfeat_store, data_dir: Path, tmp_path: Path, in_process: list[str]) -> None:
+    asked = replace(plan(["method.hgm=off,rls"]), dry_run=True)
+    planned = finish(ablate(asked, data_dir, tmp_path / "runs"))
+    assert isinstance(planned, Pending)
+    assert in_process == []
+    assert not (tmp_path / "runs").exists()
+    lines = planned.lines("mla ablate")
+    assert lines[0] == "4 runs, 0 finished already, 4 to do"
+    assert lines[1].startswith("estimated time: told after the first run (")
+    assert len(lines) == 6 and all(line.startswith("  to do     tiny-mla-s") for line in lines[2:])
+
+
+def test_shards_train_their_part_and_the_last_one_makes_the_tables(
+    mfeat_store, data_dir: Path, tmp_path: Path, in_process: list[str]
+) -> None:
+    grid = plan(["method.hgm=off,rls", "train.lr=0.05,0.04"], seeds=(0,))
+    for part, trained_then in ((2, 1), (1, 3)):
+        done = finish(ablate(replace(grid, shard=(part, 3)), data_dir, tmp_path))
+        assert isinstance(done, Pending)
+        assert (done.finished, len(in_process), done.failed) == (trained_then, trained_then, [])
+        assert done.lines("mla ablate") == [
+            f"{trained_then} of 4 runs of the grid are finished",
+            "when the other shards have ended, make the tables with: mla ablate",
+        ]
+        assert not list(tmp_path.glob("ablate-*"))
+    last = finish(ablate(replace(grid, shard=(3, 3)), data_dir, tmp_path))
+    assert isinstance(last, Ablation)
+    assert len(in_process) == 4
+    whole = finish(ablate(grid, data_dir, tmp_path))
+    assert len(in_process) == 4  # nothing was left to do
+    assert whole.path == last.path
+    elsewhere = finish(ablate(grid, data_dir, tmp_path / "at once"))
+    assert (elsewhere.path / "results.csv").read_bytes() == (whole.path / "results.csv").read_bytes()
+
+
+def test_a_shard_says_the_command_that_makes_the_tables(
+    mfeat_store, data_dir: Path, tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = ["--data-dir", str(data_dir), "--run-dir", str(tmp_path)]
+    content = dump_yaml(mfeat_recipe())
+    (tmp_path / "tiny.yaml").write_text(content)
+    words = ["ablate", "--recipe", str(tmp_path / "tiny.yaml"), "--over", "train.lr=0.05,0.04", "--seeds", "0"]
+    for shard in (["--shard", "1/2"], ["--shard=1/2"]):
+        monkeypatch.setattr("sys.argv", ["mla", *words, *shard, *folders])
+        found = mla(*words, *shard, *folders)
+        assert (found.code, len(in_process)) == (0, 1)
+        assert found.stdout == (
+            "1 of 2 runs of the grid are finished\n"
+            f"when the other shards have ended, make the tables with: mla {' '.join([*words, *folders])}\n"
+        )
+    wrong = mla(*words, "--shard", "3/2", *folders)
+    assert (wrong.code, wrong.stdout) == (1, "")
+    assert "error: `--shard 3/2` is no part of a whole\nhint: write i/n" in wrong.stderr
+
+
+# ------------------------------------------------------------ two at once
+
+
+def test_a_run_of_another_process_is_left_to_it_then_waited_for(
+    mfeat_store, data_dir: Path, tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = plan(["train.lr=0.05,0.04"], seeds=(0,))
+    first, _ = finish(ablate(replace(grid, dry_run=True), data_dir, tmp_path)).plan.jobs
+    lock = FolderLock(tmp_path / first)
+    assert lock.taken()
+    monkeypatch.setattr("time.sleep", lambda seconds: lock.release())  # the other one ends while we wait
+    events, done = events_and_value(ablate(grid, data_dir, tmp_path))
+    assert len(in_process) == 3  # the first, the other, the first again
+    texts = [e.text for e in events if isinstance(e, Note)]
+    assert f"{first} is being trained by another process: left to that one" in texts
+    assert texts.index(f"{first} finished") == len(texts) - 1
+    assert {run.state for run in done.runs} == {"finished"}
+
+
+def test_training_a_run_that_another_process_trains_is_an_error(mfeat_store, data_dir: Path, tmp_path: Path) -> None:
+    run = trained(mfeat_recipe(), data_dir, tmp_path)
+    told = pytest.raises(Held, match=r"is being trained by another process \(process \d+ on ")
+    with run.hold(), told as error:
+        trained(mfeat_recipe(), data_dir, tmp_path, force=True)
+    assert error.value.hint
+    assert run.state == "finished"
+    again = trained(mfeat_recipe(), data_dir, tmp_path, force=True)
+    assert again.state == "finished"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mla_cli.engine.executor import TaskDone, TaskEvent, default_workers, run_tasks
+from mla_cli.engine.executor import Local, accelerators, default_workers, run_tasks
+from mla_cli.engine.tasks import Needs, Places, TaskDone, TaskEvent, TaskRetried
 from mla_cli.errors import MlaError
 
 # ---------------------------------------------------------------- what workers do
@@ -32,6 +33,17 @@ def work(task: dict[str, Any]) -> Any:
             return lambda: None
         case "broken pipe":
             raise BrokenPipeError("of the task's own")
+        case "pin, die once":
+            pin = os.environ.get("CUDA_VISIBLE_DEVICES")
+            marker = Path(task["marker"])
+            if not marker.exists():
+                marker.write_text(str(pin))
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1.0)
+            return pin
+        case "sleep, pin":
+            time.sleep(1.0)
+            return os.environ.get("CUDA_VISIBLE_DEVICES")
         case "pid":
             return os.getpid(), os.environ["OMP_NUM_THREADS"]
         case "pid, then sleep":
@@ -123,7 +135,9 @@ def test_our_errors_arrive_whole_and_the_others_go_on() -> None:
 
 def test_a_killed_worker_is_replaced_and_its_task_tried_again(tmp_path: Path) -> None:
     tasks = [{"do": "die once", "marker": str(tmp_path / "tried")}, *squares(3)]
-    found = results(tasks, 2)
+    items = list(run_tasks(WORK, tasks, 2))
+    assert [item for item in items if isinstance(item, TaskRetried)] == [TaskRetried(0, "exit code -9")]
+    found = {item.index: item for item in items if isinstance(item, TaskDone)}
     assert found[0].value == "second try"
     assert [found[i].value for i in (1, 2, 3)] == [0, 1, 4]
     assert not active_children()
@@ -167,6 +181,51 @@ def test_leaving_early_ends_the_workers() -> None:
     assert active_children()
     running.close()  # type: ignore[attr-defined]
     assert not active_children()
+
+
+# ---------------------------------------------------------------- devices
+
+
+@pytest.fixture
+def _two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/nvidiactl")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("_two_gpus")
+def test_one_run_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ("auto", "cuda"):
+        assert Local().places(Needs(device=device)) == Places(2, "2 CUDA devices")
+    assert Local(1).places(Needs(device="auto")).count == 1
+    assert accelerators("auto") == ("CUDA", ["0", "1"])
+    assert accelerators("cpu") == ("", [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert accelerators("cuda") == ("CUDA", ["3", "GPU-5"])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert Local().places(Needs(device="auto")) == Places(1, "1 CUDA device")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert Local().places(Needs(device="auto")) == Places(1, "1 MPS device")
+
+
+def test_cores_are_shared_by_the_threads_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mla_cli.engine.executor.default_workers", lambda: 8)
+    counts = [Local().places(Needs(cores)).count for cores in (1, 3, 4, 9)]
+    assert counts == [8, 2, 2, 1]
+    assert Local(5).places(Needs(4)).count == 5  # asked for
+
+
+def test_a_worker_is_pinned_to_its_gpu_and_so_is_the_one_that_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mla_cli.engine.executor.accelerators", lambda device: ("CUDA", ["0", "1"]))
+    marker = tmp_path / "died"
+    tasks = [{"do": "pin, die once", "marker": str(marker)}, {"do": "sleep, pin"}]
+    found = {item.index: item for item in Local().run(WORK, tasks, Needs(device="cuda")) if isinstance(item, TaskDone)}
+    assert sorted(item.value for item in found.values()) == ["0", "1"]
+    assert found[0].value == marker.read_text()
 
 
 def is_running(pid: int) -> bool:

@@ -19,6 +19,7 @@ from mla_cli.datasets import emoji
 from mla_cli.engine import assemble, shards
 from mla_cli.engine import prepare as preparing
 from mla_cli.engine.events import Note, Progress
+from mla_cli.engine.executor import Local
 from mla_cli.engine.prepare import Prepared, prepare, raw_root, same_spec
 from mla_cli.engine.run import latest
 from mla_cli.errors import MlaError
@@ -97,7 +98,9 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(raw: Path, data_dir: Path, recipe: Recipe | None = None, **how: Any) -> tuple[Prepared, list[Any]]:
-    return outcome(prepare("emoji", data_dir, recipe or recipe_for(), raw, workers=how.pop("workers", 1), **how))
+    return outcome(
+        prepare("emoji", data_dir, recipe or recipe_for(), raw, executor=Local(how.pop("workers", 1)), **how)
+    )
 
 
 # ---------------------------------------------------------------- what is built
@@ -140,7 +143,7 @@ def test_built_in_sets_need_no_root_and_bring_their_notices(
             },
             "test",
         )
-        done, _ = outcome(prepare(name, store.path.parent, recipe, workers=1))
+        done, _ = outcome(prepare(name, store.path.parent, recipe, executor=Local(1)))
         assert not done.built
         assert done.attribution == registry.load("datasets", name).ATTRIBUTION
         assert done.counts == store.manifest["counts"]
@@ -295,9 +298,9 @@ def until(steps: Generator[Any, None, Prepared], wanted: str) -> None:
 
 @pytest.mark.parametrize("force", [False, True])
 def test_two_at_once_do_the_work_once(raw: Path, tmp_path: Path, force: bool) -> None:
-    first = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1)
+    first = prepare("emoji", tmp_path / "data", recipe_for(), raw, executor=Local(1))
     until(first, "Progress")
-    second = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1, force=force)
+    second = prepare("emoji", tmp_path / "data", recipe_for(), raw, executor=Local(1), force=force)
     until(second, f"another `mla prepare` is building {tmp_path / 'data' / 'emoji'}: waiting for it to end")
     done, _ = outcome(first)
     assert done.built
@@ -312,9 +315,9 @@ def test_who_waits_goes_on_where_the_other_was_killed(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = stop_after(-1, monkeypatch)
-    first = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1)
+    first = prepare("emoji", tmp_path / "data", recipe_for(), raw, executor=Local(1))
     until(first, f"done={64 * 2}")
-    second = prepare("emoji", tmp_path / "data", recipe_for(), raw, workers=1)
+    second = prepare("emoji", tmp_path / "data", recipe_for(), raw, executor=Local(1))
     until(second, "waiting")
     first.close()
     done, _ = outcome(second)

@@ -22,8 +22,9 @@ from mla_cli.cli import app
 from mla_cli.data import features
 from mla_cli.data.store import Store
 from mla_cli.engine import inspection, reading, shards
-from mla_cli.engine.executor import TRIES
+from mla_cli.engine.executor import Local
 from mla_cli.engine.reading import Batch, run_batches
+from mla_cli.engine.tasks import TRIES
 from mla_cli.errors import MlaError
 
 LIMIT = "2"  # seconds; a busy machine may take half a second for the first picture
@@ -133,7 +134,7 @@ def batches(kind: str, count: int = 1) -> list[Batch]:
 
 
 def run(function: str, tasks: list[Batch]) -> tuple[list[Any], list[Any]]:
-    steps = run_batches(f"{__name__}:{function}", tasks, 1, 0.5, "read", 0, 2 * len(tasks))
+    steps = run_batches(f"{__name__}:{function}", tasks, Local(1), 0.5, "read", 0, 2 * len(tasks))
     return events_and_value(steps)
 
 

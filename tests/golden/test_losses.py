@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mla_cli.engine.executor import Local
 from mla_cli.engine.prepare import prepare
 from mla_cli.engine.train import train
 from mla_cli.recipe import load_recipe
@@ -63,7 +64,7 @@ def renew() -> None:
     """Train both variants afresh and store their losses."""
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
-        for _ in prepare("mfeat", data_dir, workers=1):
+        for _ in prepare("mfeat", data_dir, executor=Local(1)):
             pass
         found = {hgm: losses(data_dir, Path(folder) / "runs", hgm) for hgm in ("off", "rls")}
     STORED.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
