@@ -104,6 +104,8 @@ def validated_on(rows: pd.DataFrame) -> str:
 
 def same_limits(places: Sequence[Any]) -> None:
     """One range of values for plots that are to be compared."""
+    if not places:
+        return
     low, high = min(a.get_ylim()[0] for a in places), max(a.get_ylim()[1] for a in places)
     for axes in places:
         axes.set_ylim(low, high)

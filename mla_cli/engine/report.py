@@ -134,7 +134,6 @@ def load_grid(path: Path) -> GridFacts:
         raise MlaError(f"no run of `{path}` finished", AGAIN)
     rows = stored_rows(grid, run_dir)
     refuse_smoke(str(path), bool(rows["smoke"].any()), "mla ablate")
-    significance = path / "significance.csv"
     ablation = Ablation(
         path=path,
         rows=rows,
@@ -145,10 +144,24 @@ def load_grid(path: Path) -> GridFacts:
         failed=grid["failed"],
         grid=grid["name"],
         runs_of={row["setting"]: [Run(run_dir / n) for n in row["runs"]] for row in trained},
-        significance=pd.read_csv(significance) if significance.is_file() else None,
+        significance=read_significance(path / "significance.csv"),
     )
     rules = {row["setting"]: row["rule"] for row in trained}
-    return GridFacts(ablation, rules, grid["mask_seeds"], [str(word) for word in grid["command"]])
+    return GridFacts(ablation, rules, grid["mask_seeds"], grid["command"])
+
+
+def read_significance(file: Path) -> pd.DataFrame | None:
+    """The stored tests of a `table1`; None where there are none. Raises MlaError for another table."""
+    if not file.is_file():
+        return None
+    wanted = {"setting", "p", "p_holm", "num_samples", "units"}
+    try:
+        table = pd.read_csv(file)
+    except (ValueError, OSError) as error:
+        raise MlaError(f"cannot read `{file}`: {error}", AGAIN) from error
+    if not wanted <= set(table.columns):
+        raise MlaError(f"`{file}` lacks the column `{sorted(wanted - set(table.columns))[0]}`", AGAIN)
+    return table
 
 
 def load_run(run: Run) -> RunFacts:

@@ -124,7 +124,7 @@ def weights_figure(weights: np.ndarray, right: np.ndarray, modalities: Sequence[
     """
     high = max(1.0, float(np.nanmax(weights)))
     with plotting() as plt:
-        figure, places = panels(plt, len(modalities), sharey=True)
+        figure, places = panels(plt, len(modalities), width=2.7, height=2.5, sharey=True)
         for i, (axes, m) in enumerate(zip(places, modalities, strict=True)):
             there = ~np.isnan(weights[:, i])
             good = right[:, i]

@@ -67,6 +67,8 @@ def stored_grid(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     wanted = {"name": str, "full": str, "command": list, "mask_seeds": list, "patterns": list, "failed": list}
     good = all(isinstance(grid.get(key), kind) for key, kind in wanted.items())
     rows = grid.get("rows")
+    lists = (("mask_seeds", int), ("patterns", str), ("failed", str), ("command", str))
+    good = good and all(isinstance(value, kind) for key, kind in lists for value in grid[key])
     if not good or not isinstance(labels, dict) or not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise MlaError(f"`{file}` is damaged: its `grid` is not what `mla ablate` writes", AGAIN)
     return labels, grid
@@ -78,7 +80,8 @@ def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in kinds.items()):
         return False
     names = [isinstance(run, str) and Path(run).name == run not in ("", "..") for run in row["runs"]]
-    return all(names) and isinstance(row.get("modality"), str | None)
+    rates = [isinstance(rate, int | float) for rate in row["rates"]]
+    return all(names) and all(rates) and isinstance(row.get("modality"), str | None)
 
 
 def stored_rows(grid: Mapping[str, Any], run_dir: Path) -> pd.DataFrame:

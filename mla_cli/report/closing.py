@@ -13,7 +13,7 @@ from mla_cli.recipe import dump_yaml
 from mla_cli.render import Wide, counted
 from mla_cli.report.tags import At, bullets, code, details, paragraph, section, table
 
-TRAINED_BY = ("train", "ablate")  # commands after which `mla train` repeats a run
+IMPORT = "import"  # the command that makes runs which were not trained here
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -33,7 +33,7 @@ def warnings_section(f: RunFacts, folder: Path, at: At) -> str:
 def repeat_commands(f: RunFacts) -> list[str]:
     """The lines that train the run again, to the same bytes on the same machine."""
     recipe, recorded = f.recipe, f.record.command
-    if len(recorded) > 1 and recorded[1] not in TRAINED_BY:
+    if recorded[1:2] == [IMPORT]:
         return [command_line(recorded)]
     where = ["--recipe", str(f.run.recipe_file), "--data-dir", f.record.data_dir]
     lines = []

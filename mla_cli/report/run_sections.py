@@ -147,7 +147,7 @@ def weights(f: RunFacts, folder: Path, at: At) -> str:
         f"modalities or more{rest}. Hatched: the modality alone is wrong. Dashed line: the mean."
     )
     drawing = scores.weights_figure(values, right, f.modalities, folder)
-    columns = ["modality", "mean weight", "where right", "where wrong", "samples"]
+    columns = ["modality", "mean", "where right", "where wrong", "n"]
     own = f.test.facts["native_rule"] if f.rule == "native" else f.rule
     notes = [f"weights of rule {own}" + (" of the method itself" if f.rule == "native" else "")]
     notes += [NEIGHBOUR_WARNING] if own == "entropy_batch" else []
