@@ -15,8 +15,8 @@ BINS = 15  # of the calibration error (Guo et al. 2017, who take bins of equal w
 
 
 def check_scores(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, logits in float64. Raises MlaError for other shapes, no sample, or a label without a class."""
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    """Both as arrays. Raises MlaError for other shapes, no sample, or a label without a class."""
+    logits, labels = np.asarray(logits), np.asarray(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise MlaError(
             f"logits `{logits.shape}` and labels `{labels.shape}` do not fit together",
@@ -69,6 +69,11 @@ def recalls(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- of the probabilities
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """softmax(logits) in float64: (sample, class), rows sum to 1."""
+    return softmax(np.asarray(logits, dtype=np.float64))
+
+
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -log(probability of the label), in nats."""
     return float(nll_of_each(logits, labels).mean())
@@ -77,7 +82,7 @@ def nll(logits: np.ndarray, labels: np.ndarray) -> float:
 def nll_of_each(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """-log(probability of the label) of every sample, in nats: float64 (sample,)."""
     logits, labels = check_scores(logits, labels)
-    return -log_softmax(logits)[np.arange(len(labels)), labels]
+    return -log_softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
 
 
 def brier(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -88,7 +93,7 @@ def brier(logits: np.ndarray, labels: np.ndarray) -> float:
 def brier_of_each(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Squared error of the probabilities summed over classes, of every sample: float64 (sample,)."""
     logits, labels = check_scores(logits, labels)
-    return ((softmax(logits) - np.eye(logits.shape[1])[labels]) ** 2).sum(1)
+    return ((probabilities(logits) - np.eye(logits.shape[1])[labels]) ** 2).sum(1)
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,7 +107,7 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tup
     logits, labels = check_scores(logits, labels)
     if bins < 1:
         raise MlaError(f"`{bins}` bins hold nothing", "give at least one bin")
-    levels, level, count = np.unique(softmax(logits).max(1), return_inverse=True, return_counts=True)
+    levels, level, count = np.unique(probabilities(logits).max(1), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     middle = last - count / 2  # of each level: i + 1/2 of its middle sample
     place = np.minimum((bins * middle / len(labels)).astype(int), bins - 1)
@@ -132,7 +137,7 @@ def aurc(logits: np.ndarray, labels: np.ndarray) -> float:
     In [0, 1], lower is better (Geifman & El-Yaniv 2017). Among samples of equal confidence, the mean over their orders.
     """
     logits, labels = check_scores(logits, labels)
-    _, level, count = np.unique(-softmax(logits).max(1), return_inverse=True, return_counts=True)
+    _, level, count = np.unique(-probabilities(logits).max(1), return_inverse=True, return_counts=True)
     wrong = np.bincount(level, logits.argmax(1) != labels)
     return float(area_under_risk(wrong, count))
 
@@ -159,7 +164,7 @@ def mean_average_precision(logits: np.ndarray, labels: np.ndarray) -> float:
     there times the recall gained (no interpolation). Samples of equal probability share a threshold.
     """
     logits, labels = check_scores(logits, labels)
-    p = softmax(logits)
+    p = probabilities(logits)
     return float(np.mean([average_precision(p[:, c], labels == c) for c in np.unique(labels)]))
 
 

@@ -1,18 +1,16 @@
 """The metrics of one output by name, with 95 % intervals: what a tidy row says about logits. No torch.
 
 Most metrics are ratios of sums over samples, so that a resample of units costs one product of matrices; the two that
-rank the samples (`aurc`, `map`) are counted again in every resample. `ece` has no interval: a resample makes any model
-look less calibrated than it is.
+rank the samples (`aurc`, `map`) are counted again in every resample. `ece` has no interval: resampling inflates it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mla_cli.core import intervals, metrics
-from mla_cli.core.fusion import softmax
 from mla_cli.errors import MlaError
 from mla_cli.registry import did_you_mean
 
@@ -21,6 +19,7 @@ CALIBRATION = ("accuracy", "macro_f1", "nll", "ece")
 METRICS = ("accuracy", "macro_f1", "nll", "brier", "ece", "aurc", "map", "recall", "entropy_choice", "oracle_gap")
 CHOICES = ("entropy_choice", "oracle_gap")  # compare the modalities, so only fused outputs have them
 PLAIN = ("nll", "brier", "ece", "aurc")  # shown as they are; the others are shares, shown in percent
+LARGEST = 250_000  # samples times classes that `map` is resampled for: a quarter of a minute
 SIMPLE = {
     "accuracy": metrics.accuracy,
     "macro_f1": metrics.macro_f1,
@@ -60,34 +59,41 @@ class Output:
     units: np.ndarray
     parts: tuple[np.ndarray, np.ndarray] | None = None
 
-    def __post_init__(self) -> None:
-        self.units = np.unique(self.units, return_inverse=True)[1].reshape(-1)
-
 
 def score_rows(output: Output, names: Sequence[str], classes: Sequence[str], bounded: bool) -> Iterator[dict[str, Any]]:
     """`metric`, `value`, `low` and `high` of every metric that is defined for the output, and `num_samples` where it is
     over fewer samples than the output has. bounded: with intervals, where there are enough units."""
+    if bounded:
+        output = replace(output, units=np.unique(output.units, return_inverse=True)[1].reshape(-1))
     for name in names:
         if name in CHOICES and (output.parts is None or output.parts[1].shape[1] < 2):
             continue
-        if name in ("aurc", "map", "ece"):
+        if name in SIMPLE:
             value = SIMPLE[name](output.logits, output.labels)
-            low, high = ranked_bounds(name, output, value) if bounded and name != "ece" else (np.nan, np.nan)
+            low, high = bounds_of(name, output, value) if bounded else (np.nan, np.nan)
             yield {"metric": name, "value": value, "low": low, "high": high}
             continue
         part, whole = fractions(name, output)
-        sums = intervals.per_unit(np.concatenate([part, whole], axis=1), output.units)
-        resampled = intervals.resampled(sums) if bounded else None
-        if name in SIMPLE:
-            value = SIMPLE[name](output.logits, output.labels)
-            yield {"metric": name, "value": value} | _bounds(value, resampled, np.bincount(output.units))
-            continue
-        for c in np.flatnonzero(whole.any(axis=0)).tolist():  # `recall` has a column per class, the others have one
-            pair = [c, part.shape[1] + c]
-            value = float(part[:, c].sum() / whole[:, c].sum())
-            found = _bounds(value, None if resampled is None else resampled[:, pair], sums[:, pair[1]])
+        count = part.shape[1]  # `recall` has a column per class, the others have one
+        if bounded:
+            sums = intervals.per_unit(np.concatenate([part, whole], axis=1), output.units)
+            draws = intervals.resampled(sums)
+        for c in np.flatnonzero(whole.any(axis=0)).tolist():
+            value, low, high = float(part[:, c].sum() / whole[:, c].sum()), np.nan, np.nan
+            if bounded:
+                low, high = ratio_bounds(draws[:, [c, count + c]], sums[:, count + c], value)
             label = f"recall.{classes[c]}" if name == "recall" else name
-            yield {"metric": label, "value": value, "num_samples": int(whole[:, c].sum())} | found
+            yield {"metric": label, "value": value, "low": low, "high": high, "num_samples": int(whole[:, c].sum())}
+
+
+def bounds_of(name: str, output: Output, value: float) -> tuple[float, float]:
+    """The interval of one of the plain metrics; NaN for `ece`."""
+    if name == "ece":
+        return np.nan, np.nan
+    if name in ("aurc", "map"):
+        return ranked_bounds(name, output, value)
+    sums = intervals.per_unit(np.concatenate(fractions(name, output), axis=1), output.units)
+    return ratio_bounds(intervals.resampled(sums), np.bincount(output.units), value)
 
 
 def fractions(name: str, output: Output) -> tuple[np.ndarray, np.ndarray]:
@@ -111,24 +117,25 @@ def fractions(name: str, output: Output) -> tuple[np.ndarray, np.ndarray]:
     return picked[:, None], counted[:, None].astype(np.float64)
 
 
-def _bounds(value: float, resampled: np.ndarray | None, sizes: np.ndarray) -> dict[str, float]:
-    """`low` and `high` of resampled sums (draw, numerators and as many denominators)."""
-    if resampled is None:
-        return {"low": np.nan, "high": np.nan}
-    part, whole = np.split(resampled, 2, axis=1)
-    with np.errstate(invalid="ignore"):
-        ratios = part / whole
+def ratio_bounds(draws: np.ndarray, sizes: np.ndarray, value: float) -> tuple[float, float]:
+    """The interval of a ratio of sums, or of the mean of those ratios that are defined.
+
+    draws: (draw, column), resampled numerators and then as many denominators; sizes: (unit,); value: of all units.
+    """
+    part, whole = np.split(draws, 2, axis=1)
     defined = whole > 0
-    draws = np.where(defined, ratios, 0).sum(1) / np.maximum(defined.sum(1), 1)
-    low, high = intervals.bounds(np.where(defined.any(1), draws, np.nan), sizes, value)
-    return {"low": low, "high": high}
+    ratios = np.where(defined, part / np.where(defined, whole, 1), 0).sum(1) / np.maximum(defined.sum(1), 1)
+    return intervals.bounds(np.where(defined.any(1), ratios, np.nan), sizes, value)
 
 
 def ranked_bounds(name: str, output: Output, value: float) -> tuple[float, float]:
-    """The interval of `aurc` or `map`: the samples are ranked once, and counted in every resample."""
-    p, labels, units = softmax(output.logits.astype(np.float64)), output.labels, output.units
+    """The interval of `aurc` or `map`: the samples are ranked once, and counted in every resample.
+
+    NaN for `map` of very many samples and classes, which would take minutes.
+    """
+    p, labels, units = metrics.probabilities(output.logits), output.labels, output.units
     sizes = np.bincount(units)
-    if len(sizes) < intervals.FEWEST_UNITS:
+    if len(sizes) < intervals.FEWEST_UNITS or (name == "map" and p.size > LARGEST):
         return np.nan, np.nan
     counts = intervals.draw_counts(len(sizes))
     area: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -142,7 +149,7 @@ def ranked_bounds(name: str, output: Output, value: float) -> tuple[float, float
         starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # of every level of equal scores
         size = max(1, 4_000_000 // len(labels))
         for start in range(0, len(counts), size):
-            times = counts[start : start + size, units[order]].astype(np.int64)
+            times = counts[start : start + size, units[order]].astype(np.int32)
             levels = np.add.reduceat(times, starts, axis=1)
             row[start : start + size] = area(np.add.reduceat(times * marked[order], starts, axis=1), levels)
     some = ~np.isnan(found)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 
 from mla_cli.core import metrics
 from mla_cli.core.fusion import entropy_weights, log_softmax, softmax
@@ -70,6 +71,17 @@ def test_bins_of_equal_mass_by_hand() -> None:
     np.testing.assert_allclose(accuracy, [0.5, 1.0, 1.0])
     assert count.tolist() == [2, 2, 2]
     assert metrics.ece(logits, 1 - correct, bins=3) == pytest.approx((0.075 + 0.25 + 0.055) / 3)
+
+
+def test_bins_are_those_of_scikit_learns_quantiles() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 1500)
+    correct = (rng.random(1500) < p).astype(int)
+    confidence, accuracy, count = metrics.reliability(np.log(np.stack([p, 1 - p], axis=1)), 1 - correct)
+    share, mean = calibration_curve(correct, p, n_bins=15, strategy="quantile")
+    np.testing.assert_allclose(accuracy, share)
+    np.testing.assert_allclose(confidence, mean)
+    assert set(count) == {100}
 
 
 def test_samples_of_equal_confidence_stay_together() -> None:

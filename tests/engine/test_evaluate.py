@@ -18,7 +18,9 @@ from mla_cli.engine.evaluate import (
     count_groups,
     default_rows,
     evaluate,
+    item_hash,
     mixed_logits,
+    units_of,
 )
 from mla_cli.engine.predictions import read_predictions
 from mla_cli.engine.request import Request, parse_request
@@ -43,6 +45,25 @@ def test_units_count_where_any_holds_several_samples() -> None:
     assert count_groups(np.array([0, 1, 2, 0, 3])) == 4
     assert count_groups(np.arange(5)) == 0
     assert count_groups(np.array([], dtype=int)) == 0
+
+
+def test_pairs_drawn_by_class_hang_together_by_their_sources(runs) -> None:
+    p = read_predictions(runs["mla"].predictions).of_split("test")
+    assert count_groups(units_of(p)) == 0
+    p.ids = np.array([f"image{i}+voice{i % 12}" for i in range(len(p))], dtype=object)
+    assert count_groups(units_of(p)) == 0  # a name is only a name, unless pairs were drawn
+    p.facts = p.facts | {"splits": {"test": {"pair_seed": 0}}}
+    assert count_groups(units_of(p)) == 12
+    p.groups = np.full(len(p), "one", dtype=object)
+    assert count_groups(units_of(p)) == 1
+
+
+def test_test_items_are_told_apart_by_id_and_label(runs) -> None:
+    p = read_predictions(runs["mla"].predictions).of_split("test")
+    assert item_hash(p.take(np.arange(96)[::-1])) == item_hash(p)
+    assert item_hash(p.take(np.arange(95))) != item_hash(p)
+    p.labels = (p.labels + 1) % 10
+    assert item_hash(p) != item_hash(read_predictions(runs["mla"].predictions).of_split("test"))
 
 
 # ------------------------------------------------------------ rows

@@ -130,6 +130,12 @@ def test_too_few_units_have_no_interval() -> None:
     assert np.isnan(found["recall.b"]["low"]) and np.isfinite(found["recall.a"]["low"])
 
 
+def test_very_many_samples_and_classes_have_no_interval_of_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mla_cli.engine.scores.LARGEST", 100)
+    found = rows(made(), ["map", "aurc"])
+    assert np.isnan(found["map"]["low"]) and np.isfinite(found["aurc"]["low"])
+
+
 def test_names_of_metrics_are_read() -> None:
     assert parse_metrics(None) == ["accuracy", "macro_f1"]
     assert parse_metrics("all") == list(METRICS)
