@@ -17,8 +17,8 @@ from pathlib import Path
 
 MOST = 0.6  # of one worker's time
 REPETITIONS = 3
-RUNS, EPOCHS = 8, 48
-GRID = f"ablate --recipe mfeat --over method.name=mla --seeds 0..{RUNS - 1} --missing-rates 0 -q"
+RUNS, EPOCHS = 8, 96
+GRID = f"ablate --recipe mfeat --over method.hgm=off --seeds 0..{RUNS - 1} --missing-rates 0 -q"
 GRID += f" --set train.epochs={EPOCHS}"
 
 
