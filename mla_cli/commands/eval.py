@@ -55,8 +55,8 @@ def eval_command(
     """Evaluate a finished run at any missing rate and fusion rule, from its stored predictions."""
     from mla_cli import render, tables
     from mla_cli.engine.evaluate import evaluate
+    from mla_cli.engine.latest import find_run
     from mla_cli.engine.request import notes_of, parse_request
-    from mla_cli.engine.run import find_run
 
     render.check_format(output_format)
     if "subset" in (pattern or ()) and missing_rate:

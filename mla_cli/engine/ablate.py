@@ -19,11 +19,12 @@ from mla_cli.engine.executor import LOCAL
 from mla_cli.engine.grid_plan import GridPlan, make_plan
 from mla_cli.engine.grid_runs import threads_of, train_all
 from mla_cli.engine.grids import Grid, changed, custom_grid, default_grid
+from mla_cli.engine.latest import remember
 from mla_cli.engine.loggers import log_finished
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
 from mla_cli.engine.presets import COMPLETE, preset_grid
-from mla_cli.engine.run import Run, remember, run_name
+from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.stored_grids import grid_facts, stored_rows
 from mla_cli.engine.tasks import Executor, Needs
 from mla_cli.errors import MlaError

@@ -10,10 +10,11 @@ import pandas as pd
 
 from mla_cli.engine import results
 from mla_cli.engine.evaluate import evaluate
+from mla_cli.engine.latest import find_run
 from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
 from mla_cli.engine.request import Request, parse_request
-from mla_cli.engine.run import Run, find_run
+from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import read_json
 from mla_cli.recipe import NOT_HASHED, dotted

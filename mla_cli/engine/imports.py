@@ -25,10 +25,11 @@ from mla_cli.engine.data import Data, complete, load_data, open_store, prepare_c
 from mla_cli.engine.devices import choose_device
 from mla_cli.engine.evaluate import default_rows
 from mla_cli.engine.events import Finished, Note, Steps
+from mla_cli.engine.latest import remember
 from mla_cli.engine.predictions import read_predictions
 from mla_cli.engine.prepare import same_spec
 from mla_cli.engine.results import IMPORTED
-from mla_cli.engine.run import Run, remember, run_name
+from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.scoring import fused_scores
 from mla_cli.engine.session import Session
 from mla_cli.engine.train import finish, warned

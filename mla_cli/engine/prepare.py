@@ -24,8 +24,8 @@ from mla_cli.data.store import FORMAT, Store
 from mla_cli.engine.assemble import assemble_index, finish_store, move_into_place
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.executor import LOCAL
+from mla_cli.engine.latest import remember
 from mla_cli.engine.reading import FILE_TIMEOUT
-from mla_cli.engine.run import remember
 from mla_cli.engine.shards import build_shards, shard_tasks
 from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError

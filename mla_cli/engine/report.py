@@ -15,9 +15,10 @@ from mla_cli.core import fusion
 from mla_cli.engine.ablate import Ablation
 from mla_cli.engine.evaluate import Evaluator, common_facts, evaluate, is_smoke
 from mla_cli.engine.history import history_rows
+from mla_cli.engine.latest import find_run
 from mla_cli.engine.predictions import Predictions, read_predictions
 from mla_cli.engine.request import Request
-from mla_cli.engine.run import Run, find_run
+from mla_cli.engine.run import Run
 from mla_cli.engine.scores import DEFAULT, METRICS
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.engine.stored_grids import AGAIN, stored_grid, stored_rows

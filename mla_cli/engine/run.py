@@ -288,39 +288,3 @@ class Run:
             if self.path.is_dir():
                 self.update(state="failed", error=error.message)
             raise
-
-
-def remember(folder: Path, name: str) -> None:
-    """Note the latest run or data set: what commands take when nothing is named."""
-    write_text(folder / ".last", name + "\n")
-
-
-def latest(folder: Path) -> str | None:
-    """The name that `remember` noted, if that folder still exists."""
-    path = folder / ".last"
-    if not path.is_file():
-        return None
-    name = path.read_text("utf-8", errors="replace").strip()  # damaged, it names nothing
-    return name if name and (folder / name).is_dir() else None
-
-
-def find_run(source: str | None, run_dir: Path) -> Run:
-    """A finished run by path or name; the latest where none is named. Raises MlaError with what to do instead."""
-    if source is None:
-        name = latest(run_dir)
-        if name is None:
-            raise MlaError(f"no run to evaluate under `{run_dir}`", "train one with `mla train`")
-        path = run_dir / name
-    else:
-        path = next((p for p in (Path(source), run_dir / source) if (p / "run.json").is_file()), Path(source))
-        if not (path / "run.json").is_file():
-            raise MlaError(f"no run at `{source}`", f"runs lie under `{run_dir}`; train one with `mla train`")
-    run = Run(path)
-    if run.state != "finished":
-        recipe = path / "recipe.yaml"
-        raise MlaError(
-            f"`{path}` holds a {'failed' if run.state == 'failed' else 'run that has not finished'}"
-            + (" run" if run.state == "failed" else ""),
-            f"continue it with `mla train --recipe {recipe} --run-dir {path.parent} --resume`",
-        )
-    return run

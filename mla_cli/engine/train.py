@@ -20,8 +20,9 @@ from mla_cli.engine.devices import choose_device
 from mla_cli.engine.draws import STORED
 from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
+from mla_cli.engine.latest import remember
 from mla_cli.engine.predictions import join
-from mla_cli.engine.run import Run, remember, run_name
+from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError

@@ -15,8 +15,9 @@ from mla_cli.engine.data import complete
 from mla_cli.engine.events import Note, Progress
 from mla_cli.engine.executor import Local
 from mla_cli.engine.grids import custom_grid, default_grid, parse_over
+from mla_cli.engine.latest import latest
 from mla_cli.engine.results import COLUMNS, over_seeds
-from mla_cli.engine.run import Held, Run, latest
+from mla_cli.engine.run import Held, Run
 from mla_cli.errors import MlaError
 from mla_cli.files import FolderLock
 from mla_cli.recipe import dump_yaml

@@ -13,7 +13,7 @@ from mla_cli.data.store import FORMAT, Store
 from mla_cli.engine import choose
 from mla_cli.engine.choose import choose_recipe, epoch_on_cpu, own_recipes, recipe_for_dataset
 from mla_cli.engine.data import prepare_command
-from mla_cli.engine.run import remember
+from mla_cli.engine.latest import remember
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 

@@ -20,8 +20,8 @@ from mla_cli.engine import assemble, shards
 from mla_cli.engine import prepare as preparing
 from mla_cli.engine.events import Note, Progress
 from mla_cli.engine.executor import Local
+from mla_cli.engine.latest import latest
 from mla_cli.engine.prepare import Prepared, prepare, raw_root, same_spec
-from mla_cli.engine.run import latest
 from mla_cli.errors import MlaError
 from mla_cli.recipe import validate
 from mla_cli.schema import Recipe

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mla_cli.engine.run import Run, find_run, latest, remember, run_name, versions
+from mla_cli.engine.latest import find_run, latest, remember
+from mla_cli.engine.run import Run, run_name, versions
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe, recipe_hash, validate
 

@@ -21,8 +21,9 @@ from mla_cli.core.method import BaseMethod
 from mla_cli.engine import train as engine
 from mla_cli.engine.evaluate import Request, evaluate
 from mla_cli.engine.events import Epoch, Finished, Note, Started
+from mla_cli.engine.latest import latest
 from mla_cli.engine.predictions import read_predictions
-from mla_cli.engine.run import Run, latest
+from mla_cli.engine.run import Run
 from mla_cli.engine.scoring import score
 from mla_cli.engine.train import train
 from mla_cli.errors import MlaError
