@@ -28,10 +28,10 @@ def comparison_tables(found: Comparison) -> list[Wide]:
     notes += [*apart_notes(found), *untested_notes(found)]
     title = f"{CAPTION}: each modality alone, and fused"
     table = Wide(title, columns, lines, notes, best_cells(values), best_cells(values, place=1))
-    return [table, *test_tables(found.tests, first), *rates_tables(cells, settings)]
+    return [table, *paired_tables(found.tests, first), *rates_tables(cells, settings)]
 
 
-def test_tables(tests: pd.DataFrame, first: str) -> list[Wide]:
+def paired_tables(tests: pd.DataFrame, first: str) -> list[Wide]:
     """The tests of every setting against the first one; no table where nothing was tested."""
     if tests.empty:
         return []

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from tiny import mfeat_recipe, trained
 
-from mla_cli.comparison import comparison_tables
-from mla_cli.comparison import test_tables as tables_of_tests
+from mla_cli.comparison import comparison_tables, paired_tables
 from mla_cli.engine import compare as engine
 from mla_cli.engine.compare import compare_runs, labels_of, request
 from mla_cli.engine.paired import compare
@@ -125,15 +124,15 @@ def test_what_groups_and_too_few_of_them_leave_out() -> None:
     facts = {"setting": "late", "difference": -0.021, "better": 3, "worse": 9, "num_samples": 500, "seeds": 3}
     grouped = {"low": -0.04, "high": -0.001, "p": 0.0002, "p_holm": 0.0002, "units": 50}
     exact = {"p_mcnemar": nan, "p_mcnemar_holm": nan}
-    (table,) = tables_of_tests(pd.DataFrame([facts | grouped | exact]), "mla")
+    (table,) = paired_tables(pd.DataFrame([facts | grouped | exact]), "mla")
     assert table.columns == ["setting", "difference", "95 %", "p", "p (Holm)", "better", "worse", "seeds"]
     assert table.rows == [["late", "-2.1", "-4.0 to -0.1", "< 0.001", "< 0.001", "3", "9", "3"]]
     assert "McNemar's test takes items as independent: not valid where they come in groups" in table.notes
     few = dict.fromkeys(("low", "high", "p", "p_holm"), nan) | {"units": 6}
-    (table,) = tables_of_tests(pd.DataFrame([facts | few | exact]), "mla")
+    (table,) = paired_tables(pd.DataFrame([facts | few | exact]), "mla")
     assert table.rows == [["late", "-2.1", "", "", "", "3", "9", "3"]]
     assert "no p and no interval: 6 groups are fewer than 10" in table.notes
-    assert tables_of_tests(pd.DataFrame(columns=["setting"]), "mla") == []
+    assert paired_tables(pd.DataFrame(columns=["setting"]), "mla") == []
 
 
 def test_val_has_no_tests(runs: dict[str, Run], tmp_path: Path) -> None:
