@@ -15,7 +15,7 @@ from mla_cli.engine.parcels import Marks, add_piece, marks_of, pieces_of, take_i
 from mla_cli.engine.remote import Order
 from mla_cli.engine.run import versions
 from mla_cli.engine.tasks import Lost
-from mla_cli.files import make_folder
+from mla_cli.files import make_folder, write_bytes
 
 
 class Flight:
@@ -97,7 +97,7 @@ def tokens(tasks: Sequence[Any]) -> Iterator[str]:
     folders = {task.folders().writes for task in tasks if hasattr(task, "folders")} - {None}
     try:
         for folder in folders:
-            (make_folder(Path(folder)) / name).touch()
+            write_bytes(Path(folder) / name, b"")
         yield name
     finally:
         for folder in folders:
