@@ -384,9 +384,14 @@ def test_nothing_is_replaced_unasked(runs: dict[str, Run], tmp_path: Path, monke
     assert (replaced.code, replaced.stdout) == (0, f"{out}\n")
     assert sorted(file.name for file in figures.iterdir()) == ["hgm.png", "mine.png"]
     assert (figures / "mine.png").read_text() == "my own"
-    for wrong, message in ((tmp_path / "x.pdf", "does not end with .html"), (tmp_path, "does not end with .html")):
+    (tmp_path / "file").write_text("")
+    for wrong, message in (
+        ("x.pdf", "error: `x.pdf` does not end with .html\nhint: write `--out x.pdf.html`\n"),
+        (".", "error: `.` is a folder\nhint: name a file: `--out report.html`\n"),
+        (tmp_path / "file" / "x.html", "hint: name a file in a folder that can be written with `--out`\n"),
+    ):
         failed = mla("report", runs["one"].path, "--out", wrong)
-        assert failed.code == 1 and message in failed.stderr
+        assert failed.code == 1 and failed.stderr.endswith(message)
 
 
 # ---------------------------------------------------------------- parts
