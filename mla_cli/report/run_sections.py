@@ -49,7 +49,7 @@ def summary(f: RunFacts, folder: Path, at: At) -> str:
         "Summary",
         tiles(key),
         paragraph(words.what_was_run(f)),
-        paragraph(words.who_chose_the_epoch(f.recipe.train.select_on, f.chosen, epochs)),
+        paragraph(words.who_chose_the_epoch(f.rows.iloc[0]["selected_on"], f.chosen, epochs)),
         paragraph("What came out:"),
         bullets(words.what_came_out(f)),
         paragraph("What these numbers do not show:"),

@@ -231,6 +231,7 @@ def test_a_run_that_was_not_trained_here(runs: dict[str, Run], tmp_path: Path) -
     command = ["mla", "import", "net.pt", "--layout", "mla-released"]
     (run.path / "run.json").write_text(json.dumps({"state": "finished", "command": command, "checkpoint": "best@0"}))
     page = sections(run, tmp_path, summary, learning, head, repeat_section)
+    assert "was trained elsewhere, and scored on mfeat" in page.text
     assert "it was not trained here, so there are no learning curves" in page.text
     assert "no leakage report is stored with the run" in page.text
     assert repeat_commands(load_run(run)) == ["mla import net.pt --layout mla-released"]
