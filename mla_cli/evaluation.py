@@ -185,6 +185,6 @@ def interval_notes(rows: pd.DataFrame) -> list[str]:
         notes.append("ECE has no interval: resampling inflates it")
     if (whole["low"].isna() & (whole["metric"] != "ece")).any():
         notes.append(
-            f"no interval where resamples do not differ, fewer than {FEWEST_UNITS} units count, or mAP would take minutes"
+            f"no interval where resamples agree, fewer than {FEWEST_UNITS} units count, or mAP would take minutes"
         )
     return notes

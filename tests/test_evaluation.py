@@ -43,10 +43,7 @@ def test_intervals_stand_beside_shares_in_percent_and_plain_numbers_as_they_are(
 def test_items_are_the_units_where_there_are_no_groups() -> None:
     (table,) = eval_tables(rows({"low": 0.4, "high": 0.6}, {"metric": "macro_f1"}))
     assert "bootstrap over test items;" in table.notes[1]
-    assert (
-        table.notes[2]
-        == "no interval where resamples do not differ, fewer than 10 units count, or mAP would take minutes"
-    )
+    assert table.notes[2] == "no interval where resamples agree, fewer than 10 units count, or mAP would take minutes"
 
 
 def test_too_few_groups_are_said() -> None:

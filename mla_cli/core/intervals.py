@@ -17,7 +17,7 @@ import numpy as np
 
 from mla_cli.seeding import generator
 
-DRAWS = 2000  # a bound then wanders by about 0.06 standard errors from seed to seed
+DRAWS = 2000  # a bound then wanders by less than 0.1 standard errors from seed to seed
 LEVEL = 0.95
 FEWEST_UNITS = 10  # with fewer the spread between units is hardly known
 MANY = 4096  # units; of more, equal ones are drawn together, where there are equal ones

@@ -16,7 +16,7 @@ from mla_cli.engine.draws import train_rate
 from mla_cli.engine.predictions import Predictions, mixed_logits, read_predictions, scored_subsets
 from mla_cli.engine.request import Request
 from mla_cli.engine.run import Run
-from mla_cli.engine.scores import DEFAULT, Output, score_rows
+from mla_cli.engine.scores import CHOICES, DEFAULT, Output, score_rows
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.engine.temperature import Temperatures, fit_modalities, fit_temperature, scale_modalities, scaled
 from mla_cli.errors import MlaError
@@ -89,7 +89,8 @@ class Evaluator:
         if self.temperatures is not None:
             facts["temperature"] = self.temperatures.fused[rule]
             logits = scaled(logits, facts["temperature"])
-        scored = Output(logits, p.labels[some], self.units[some], (p.logits[some], present[some]))
+        parts = (p.logits[some], present[some]) if set(CHOICES) & set(self.metrics) else None  # a copy, so not for all
+        scored = Output(logits, p.labels[some], self.units[some], parts)
         yield from self.rows(scored, "mask_seed" in facts, output="fused", fusion=rule, **facts)
 
 
