@@ -106,6 +106,14 @@ def log_scale(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(PlainLog(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
 
 
+def whole_epochs(axes: Any) -> None:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
 def panels(plt: Any, count: int, width: float = 3.2, height: float = 2.6, most: int = 2, **options: Any) -> Any:
     """A figure of `count` small plots, at most `most` in a row, and those plots; the rest of the grid is hidden.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mla_cli.engine.figure_style import COLOURS, DASHES, INK, log_scale, name_of, panels, plotting, save
+from mla_cli.engine.figure_style import COLOURS, DASHES, INK, log_scale, name_of, panels, plotting, save, whole_epochs
 
 MOST_LINES = 6  # more pairs of modalities than this are drawn as their mean and range
 # diagnostic: its axis, logarithmic, the value that means balance or no effect
@@ -113,11 +113,8 @@ def same_limits(places: Sequence[Any]) -> None:
 
 def mark_epoch(axes: Any, chosen: int) -> None:
     """A dotted line at the epoch that was scored, and whole epochs on the axis."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.axvline(chosen, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("epoch", fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    whole_epochs(axes)
     axes.tick_params(labelsize=8)
 
 

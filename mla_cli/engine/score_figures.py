@@ -23,6 +23,7 @@ from mla_cli.engine.figure_style import (
     panels,
     plotting,
     save,
+    whole_epochs,
 )
 
 Scores = Mapping[str, tuple[np.ndarray, np.ndarray]]  # output -> logits (sample, class), labels (sample,)
@@ -187,7 +188,7 @@ def learning_by_setting(curves: Mapping[str, pd.DataFrame], split: str, folder: 
                     look = line_look(i) | {"linewidth": 1.4, "markersize": 4, "markevery": max(1, len(mean) // 8)}
                     (handles[setting],) = axes.plot(mean.index, mean, **look)
             axes.set_title(f"{name_of(output)}: {split} accuracy (%)", fontsize=10)
-            axes.set_xlabel("epoch", fontsize=9)
+            whole_epochs(axes)
         named = [name_of(setting, 36) for setting in handles]
         figure.legend(list(handles.values()), named, fontsize=8, ncols=3, loc="outside lower center", frameon=False)
         return save(figure, folder, "learning_curves_by_setting")

@@ -50,12 +50,13 @@ def write_report(source: str | None, run_dir: Path, out: Path | None, force: boo
     found = find_report(source, run_dir)
     place = found.path if isinstance(found, Run) else found
     out = out or place / "report.html"
-    figures = out.with_name(f"{out.stem}_figures")
-    refuse_to_replace(out, figures, force)
-    make_folder(out.parent)
+    figures = target_of_figures(out, force)
     drawn = figures.with_name(f".{figures.name}.{os.getpid()}.tmp")
     try:
         make_folder(drawn)
+    except MlaError as error:
+        raise MlaError(error.message, "name a file in a folder that can be written with `--out`") from error
+    try:
         if isinstance(found, Run):
             page = yield from run_page(found, drawn)
         else:
@@ -67,15 +68,17 @@ def write_report(source: str | None, run_dir: Path, out: Path | None, force: boo
     return out
 
 
-def refuse_to_replace(out: Path, figures: Path, force: bool) -> None:
-    """Raise MlaError for a target that is no HTML file, or that is there already."""
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise MlaError(f"`{out}` does not end with .html", f"write `--out {out.with_suffix('.html')}`")
+def target_of_figures(out: Path, force: bool) -> Path:
+    """The folder of a page's figures. Raises MlaError for a page that is no HTML file, or that is there already."""
     if out.is_dir():
-        raise MlaError(f"`{out}` is a folder", "name an HTML file with `--out`")
+        raise MlaError(f"`{out}` is a folder", f"name a file: `--out {out / 'report.html'}`")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise MlaError(f"`{out}` does not end with .html", f"write `--out {out}.html`")
+    figures = out.with_name(f"{out.stem}_figures")
     there = next((path for path in (out, figures) if path.exists()), None)
     if there is not None and not force:
         raise MlaError(f"`{there}` exists", "replace it with `--force`, or name another file with `--out`")
+    return figures
 
 
 def replace_figures(drawn: Path, figures: Path) -> None:

@@ -49,7 +49,7 @@ def summary(f: RunFacts, folder: Path, at: At) -> str:
         "Summary",
         tiles(key),
         paragraph(words.what_was_run(f)),
-        paragraph(words.who_chose_the_epoch(f.recipe.train.select_on, f.chosen, epochs)),
+        paragraph(words.who_chose_the_epoch(f.rows.iloc[0]["selected_on"], f.chosen, epochs)),
         paragraph("What came out:"),
         bullets(words.what_came_out(f)),
         paragraph("What these numbers do not show:"),
@@ -187,7 +187,8 @@ def confusions(f: RunFacts, folder: Path, at: At) -> str:
     columns = ["true class", "taken for", "samples", "share %"]
     title = f"Most confused classes, fused ({counted(len(pairs), 'pair')})"
     shown_pairs = table(at, "confusion-pairs", Wide(title, columns, pairs, [PAIR_NOTE])) if pairs else ""
-    parts = [beside(figure(files[0], alt, caption), shown_pairs)]
+    drawing = figure(files[0], alt, caption)
+    parts = [beside(drawing, shown_pairs)] if len(f.classes) <= scores.COUNTED else [drawing, shown_pairs]
     if len(files) > 1:
         alone = [m for m in f.scores if m != "fused"]
         right = ", ".join(f"{m} {percent(metrics.accuracy(*f.scores[m]))} %" for m in alone)

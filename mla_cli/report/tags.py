@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mla_cli.render import Wide, printable
 
+LARGE = 1100  # pixels; a wider drawing is shown in its own size and scrolls, so that its text can be read
+
 
 @dataclass(frozen=True)
 class At:
@@ -59,10 +61,12 @@ def beside(*parts: str) -> str:
 
 
 def section(at: At, identifier: str, title: str, *parts: str) -> str:
-    """A part of the page with its heading."""
+    """A part of the page with its heading. Only those of the first level are landmarks: their names occur once."""
     name, level = at.name(identifier), at.level
-    heading = f'<h{level} id="{name}-title">{text(title)}</h{level}>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">{heading}{"".join(parts)}</section>'
+    inside = f'<h{level} id="{name}-title">{text(title)}</h{level}>{"".join(parts)}'
+    if level > 2:
+        return f'<div class="part" id="{name}">{inside}</div>'
+    return f'<section id="{name}" aria-labelledby="{name}-title">{inside}</section>'
 
 
 def table(at: At, identifier: str, wide: Wide) -> str:
@@ -109,7 +113,8 @@ def figure(files: Sequence[Path], alt: str, caption: str) -> str:
     content = drawing.read_bytes()
     width, height = _pixels(content, b"width"), _pixels(content, b"height")
     data = base64.b64encode(content).decode("ascii")
-    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{text(alt)}" width="{width}" height="{height}">'
+    kind = _class("large" if width > LARGE else "")
+    image = f'<img{kind} src="data:image/svg+xml;base64,{data}" alt="{text(alt)}" width="{width}" height="{height}">'
     files_text = f'<span class="files">{text(drawing.stem)}.png, .svg</span>'
     region = f'<div class="scroll" role="group" tabindex="0" aria-label="{text("figure: " + caption)}">{image}</div>'
     return f"<figure>{region}<figcaption>{words(caption)} {files_text}</figcaption></figure>"

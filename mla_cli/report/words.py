@@ -32,8 +32,10 @@ def what_was_run(f: RunFacts) -> str:
     splits = {"train": data.train, "val": data.val, "test": data.test}
     sizes = [f"{found.samples} for {split}" for split, found in splits.items() if found is not None]
     fold = f" fold {recipe.dataset.fold}" if recipe.dataset.fold else ""
-    epochs = f" for {counted(recipe.train.epochs, 'epoch')}" if f.history is not None else ""
-    text = f"Method `{method}`{switch} was trained{epochs} with seed {recipe.seed} on `{f.test.facts['dataset']}`: "
+    trained = f"was trained for {counted(recipe.train.epochs, 'epoch')} with seed {recipe.seed} on"
+    if f.history is None:
+        trained = "was trained elsewhere, and scored on"
+    text = f"Method `{method}`{switch} {trained} `{f.test.facts['dataset']}`: "
     text += f"{len(f.classes)} classes, modalities {and_list(encoders)}. "
     text += f"Protocol `{f.test.facts['protocol']}`{fold}" + (f": {and_list(sizes)}." if sizes else ".")
     return text + missing_in_training(f)
@@ -59,7 +61,7 @@ def who_chose_the_epoch(selected_on: str, chosen: int, epochs: int) -> str:
         return f"{scored}, the last one, was scored. Nothing was chosen by val or test."
     if selected_on == "test":
         return f"{scored} was chosen ON THE TEST SET ({ON_TEST}): every test number here is too good."
-    return f"{scored}: on what they were chosen is `{selected_on}`."
+    return f"{scored}: how they were chosen is not known here ({selected_on})."
 
 
 def what_came_out(f: RunFacts) -> list[str]:

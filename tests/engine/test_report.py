@@ -33,7 +33,7 @@ from mla_cli.render import Wide
 from mla_cli.report.closing import repeat_commands, repeat_section, warnings_section
 from mla_cli.report.page import CLOSER, write_report
 from mla_cli.report.run_sections import confused_pairs, missing, summary, weights
-from mla_cli.report.tags import At, paragraph, table
+from mla_cli.report.tags import At, figure, paragraph, table
 from mla_cli.report.training_sections import head, learning
 
 SCRIPT, FORMULA, IMAGE = "<script>alert(1)</script>", "$x_{ \\frac _cat \u732b", 'a"><img src=x onerror=alert(1)>'
@@ -231,6 +231,7 @@ def test_a_run_that_was_not_trained_here(runs: dict[str, Run], tmp_path: Path) -
     command = ["mla", "import", "net.pt", "--layout", "mla-released"]
     (run.path / "run.json").write_text(json.dumps({"state": "finished", "command": command, "checkpoint": "best@0"}))
     page = sections(run, tmp_path, summary, learning, head, repeat_section)
+    assert "was trained elsewhere, and scored on mfeat" in page.text
     assert "it was not trained here, so there are no learning curves" in page.text
     assert "no leakage report is stored with the run" in page.text
     assert repeat_commands(load_run(run)) == ["mla import net.pt --layout mla-released"]
@@ -384,9 +385,14 @@ def test_nothing_is_replaced_unasked(runs: dict[str, Run], tmp_path: Path, monke
     assert (replaced.code, replaced.stdout) == (0, f"{out}\n")
     assert sorted(file.name for file in figures.iterdir()) == ["hgm.png", "mine.png"]
     assert (figures / "mine.png").read_text() == "my own"
-    for wrong, message in ((tmp_path / "x.pdf", "does not end with .html"), (tmp_path, "does not end with .html")):
+    (tmp_path / "file").write_text("")
+    for wrong, message in (
+        ("x.pdf", "error: `x.pdf` does not end with .html\nhint: write `--out x.pdf.html`\n"),
+        (".", "error: `.` is a folder\nhint: name a file: `--out report.html`\n"),
+        (tmp_path / "file" / "x.html", "hint: name a file in a folder that can be written with `--out`\n"),
+    ):
         failed = mla("report", runs["one"].path, "--out", wrong)
-        assert failed.code == 1 and message in failed.stderr
+        assert failed.code == 1 and failed.stderr.endswith(message)
 
 
 # ---------------------------------------------------------------- parts
@@ -436,6 +442,17 @@ def test_cells_and_sentences_are_escaped() -> None:
     assert len(words.all("strong")) == 1 and len(words.all("u")) == 0
     assert [h["scope"] for h in words.all("th")] == ["col", "col", "row", "row"]
     assert paragraph("`<b>` is 5 % \x1b[31m") == "<p><code>&lt;b&gt;</code> is 5&nbsp;% \\x1b[31m</p>"
+
+
+@pytest.mark.parametrize(("points", "kind"), [(400, None), (1200, "large")])
+def test_large_drawings_keep_their_size(points: int, kind: str | None, tmp_path: Path) -> None:
+    drawing = tmp_path / "x.svg"
+    drawing.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{points}pt" height="72pt"></svg>')
+    words = Words(figure([drawing], 'what "it" shows', "`x` of y"))
+    (image,) = words.all("img")
+    assert (image.get("class"), image["width"], image["height"]) == (kind, str(round(points * 4 / 3)), "96")
+    assert image["alt"] == 'what "it" shows' and words.text == "x of y x.png, .svg"
+    assert figure([], "nothing", "nothing") == ""
 
 
 @pytest.mark.parametrize(

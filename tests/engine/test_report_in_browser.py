@@ -60,6 +60,9 @@ STRUCTURE = """({
     caption: t.caption ? t.caption.textContent : "",
     heads: [...t.querySelectorAll("thead th")].every((h) => h.scope === "col" && h.textContent),
     rows: [...t.querySelectorAll("tbody tr")].every((r) => r.firstElementChild.scope === "row") })),
+  unnamed: (() => { const names = [...document.querySelectorAll("section,[role=region]")].map((n) =>
+                      document.getElementById(n.getAttribute("aria-labelledby")).textContent);
+                    return names.filter((name, i) => !name || names.indexOf(name) !== i); })(),
   scripts: document.scripts.length,
   landmarks: ["header", "nav", "main", "footer"].map((name) => document.querySelectorAll(name).length),
 })"""
@@ -99,7 +102,7 @@ def test_the_report_of_an_ablation_in_a_browser(report: Path, page) -> None:
     steps = zip(found["headings"], found["headings"][1:], strict=False)
     assert all(after <= before + 1 for before, after in steps), "no level is left out"
     assert (found["empty"], found["twice"], found["dangling"], found["scripts"]) == (0, [], [], 0)
-    assert found["landmarks"] == [1, 1, 1, 1]
+    assert (found["landmarks"], found["unnamed"]) == ([1, 1, 1, 1], [])
     assert len(found["images"]) > 10 and all(i["whole"] and len(i["alt"]) > 30 for i in found["images"])
     assert len(found["tables"]) > 8 and all(t["caption"] and t["heads"] and t["rows"] for t in found["tables"])
 
