@@ -359,6 +359,7 @@ def test_ablate_trains_the_grid_once(ablation: tuple[Path, list[str]]) -> None:
     assert latest.startswith("mine-mla-s0-f0-"), "after an ablation `eval` takes the full method's first seed"
 
 
+@pytest.mark.slow
 def test_smoke_ablation_shows_no_numbers(finished, tmp_path: Path) -> None:
     output = mla(
         "ablate", "--recipe", finished.recipe, "--smoke", "--over", "method.hgm=off,rls", "--seeds", "0",

@@ -90,6 +90,7 @@ def trained_preset(name: str, data_dir: Path, folder: Path, seeds: tuple[int, ..
     return finish(ablate(asked, data_dir, folder))
 
 
+@pytest.mark.slow
 def test_table1_from_training_to_table(mfeat_store, data_dir: Path, tmp_path: Path, in_process) -> None:
     done = trained_preset("table1", data_dir, tmp_path)
     assert not done.failed

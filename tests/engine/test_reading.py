@@ -119,6 +119,7 @@ def test_what_hangs_or_crashes_is_listed_and_the_rest_is_built(table: Path, monk
         np.testing.assert_array_equal(pictures[i], again.array)
 
 
+@pytest.mark.slow
 def test_a_check_survives_them_too(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "CHECK_WORK", f"{__name__}:trapped_check")
     done = mla("prepare", "table", "--table", str(table), "--file-timeout", LIMIT, "--check")
