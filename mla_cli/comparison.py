@@ -77,6 +77,8 @@ def apart_notes(found: Comparison) -> list[str]:
     if keys:
         more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
         notes.append(f"apart from the method they differ in {', '.join(keys[:KEYS_SHOWN])}{more}")
+    numbered = [name for name in found.runs_of if name.endswith(")")]  # too many keys to be called after them
+    notes += [f"{name}: {', '.join(run.name for run in found.runs_of[name])}" for name in numbered]
     if found.left_out:
         notes.append(f"left out, not finished: {', '.join(found.left_out)}")
     return notes

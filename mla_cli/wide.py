@@ -60,12 +60,13 @@ class Cells:
 def about(rows: pd.DataFrame) -> str:
     """Where the numbers come from: data set, protocol, split, selection, samples."""
     first = rows.iloc[0]
+    trained = rows[["train_missing_rate", "train_missing_pattern"]].drop_duplicates()
     counts = sorted({int(n) for n in rows["num_samples"].dropna()})
     samples = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     chosen = SELECTED[first["selected_on"]]
     fold = f" fold {first['fold']}" if first["fold"] else ""
     text = f"{first['dataset']}, protocol {first['protocol']}{fold}, {first['split']} {samples}, {chosen}"
-    if first["train_missing_rate"]:
+    if first["train_missing_rate"] and len(trained) == 1:  # else the settings' names tell
         text += f", trained at missing rate {rate_text(first['train_missing_rate'])} ({first['train_missing_pattern']})"
     return text + (", SMOKE RUN: NOT A RESULT" if bool(first["smoke"]) else "")
 

@@ -11,7 +11,7 @@ from mla_cli.options import DATA_DIR, RUN_DIR, DataDir, Debug, Format, Quiet, Re
 @command(app, "compare", "mla compare emoji-mla-s0-f0-3fa9c1d2 emoji-late-s0-f0-77aa01bc")
 def compare_command(
     runs: Annotated[
-        list[str], typer.Argument(help="Runs by name or path, or folders of ablations; the first is compared with.")
+        list[str], typer.Argument(help="Runs by name or path, or ablations' folders; the first is compared with.")
     ],
     missing_rates: Annotated[str, typer.Option("--missing-rates", help="At test time: 0,0.2,0.4.")] = "0",
     mask_seeds: Annotated[str, typer.Option("--mask-seeds", help="Draws of the absences: 0..9 or 0,1,2.")] = "0..9",

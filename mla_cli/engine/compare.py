@@ -79,14 +79,24 @@ def find_runs(names: Sequence[str], run_dir: Path) -> tuple[list[Run], list[str]
         if folder is None:
             runs = [find_run(name, run_dir)]
         else:
-            listed = read_json(folder / "settings.json", "make it again with `mla ablate`").get("runs")
+            content = read_json(folder / "settings.json", "make it again with `mla ablate`")
+            listed = content.get("runs")
             if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
                 raise MlaError(f"`{folder / 'settings.json'}` lists no runs", "make it again with `mla ablate`")
-            runs = [Run(folder.parent / one) for one in listed]
+            runs = [Run(folder.parent / one) for one in sorted(listed, key=lambda one: one not in full_runs(content))]
             left_out += [run.name for run in runs if run.state != "finished"]
             runs = [run for run in runs if run.state == "finished"]
         found |= {run.path.resolve(): run for run in runs if run.path.resolve() not in found}
     return list(found.values()), left_out
+
+
+def full_runs(content: dict[str, Any]) -> list[str]:
+    """The runs of the setting that an ablation compares the others with, by its `settings.json`; [] where unknown."""
+    grid = content.get("grid")
+    if not isinstance(grid, dict) or not isinstance(grid.get("rows"), list):
+        return []  # an ablation of an older version
+    rows = [row for row in grid["rows"] if isinstance(row, dict) and row.get("setting") == grid.get("full")]
+    return [str(name) for row in rows for name in row.get("runs", [])]
 
 
 def compare_runs(names: Sequence[str], run_dir: Path, request: Request) -> Comparison:
@@ -102,7 +112,8 @@ def compare_runs(names: Sequence[str], run_dir: Path, request: Request) -> Compa
     parts: list[pd.DataFrame] = []
     for setting, own in runs_of.items():
         for run in own:
-            alone = run.recipe().method.name == "unimodal"  # it has nothing to lose
+            recipe = run.recipe()
+            alone = recipe.method.name == "unimodal" or len(recipe.dataset.modalities or []) == 1  # nothing to lose
             found = evaluate(run, replace(request, rates=(0.0,)) if alone else request)
             parts.append(found.assign(setting=setting))
             refuse_other(parts[0], parts[-1])

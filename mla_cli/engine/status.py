@@ -102,7 +102,8 @@ def run_status(path: Path, run_dir: Path, now: float) -> RunStatus:
         epoch = len(run.history())
         if state == "finished":
             epochs = epoch
-            return RunStatus(name, state, epoch, epochs, *fused_accuracies(path), age, note, "")
+            val, test, smoke = fused_accuracies(path)
+            return RunStatus(name, state, epoch, epochs, val, test, age, "smoke run, not a result" if smoke else "", "")
         epochs = info["epochs"] if isinstance(info.get("epochs"), int) else run.recipe().train.epochs
     except (MlaError, OSError) as error:
         note = error.message if isinstance(error, MlaError) else str(error)
@@ -160,17 +161,22 @@ def start_of(pid: int) -> float | None:
         return None
 
 
-def fused_accuracies(path: Path) -> tuple[float | None, float | None]:
-    """Fused accuracy on val and test, from `results.csv`. Raises MlaError where they cannot be read."""
+def fused_accuracies(path: Path) -> tuple[float | None, float | None, bool]:
+    """Fused accuracy on val and test, and whether it is a smoke run's, from `results.csv`.
+
+    Raises MlaError where they cannot be read.
+    """
     found: dict[str, float] = {}
+    smoke = False
     try:
         with open(path / "results.csv", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row["output"] == "fused" and row["metric"] == "accuracy":
                     found[row["split"]] = float(row["value"])
+                    smoke |= row.get("smoke") == "True"
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise MlaError(f"cannot read `{path / 'results.csv'}`: {error}") from error
-    return found.get("val"), found.get("test")
+    return found.get("val"), found.get("test"), smoke
 
 
 def train_command(run: Run, info: dict[str, Any], how: str) -> str:

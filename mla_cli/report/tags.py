@@ -72,10 +72,8 @@ def section(at: At, identifier: str, title: str, *parts: str) -> str:
 def table(at: At, identifier: str, wide: Wide) -> str:
     """A wide table, as the terminal shows it: caption, heads with their scope, best in bold and second underlined."""
     name = at.name(identifier)
-    kinds = [
-        "",
-        *(_class("words" if any(map(_is_words, cells)) else "") for cells in list(zip(*wide.rows, strict=True))[1:]),
-    ]
+    cells_of = [[row[c] for row in wide.rows] for c in range(1, len(wide.columns))]
+    kinds = ["", *(_class("words" if any(map(_is_words, cells)) else "") for cells in cells_of)]
     heads = "".join(
         f'<th scope="col"{kind}>{text(column)}</th>' for kind, column in zip(kinds, wide.columns, strict=True)
     )

@@ -54,14 +54,14 @@ def missing_in_training(f: RunFacts) -> str:
 
 def who_chose_the_epoch(selected_on: str, chosen: int, epochs: int) -> str:
     """On what the scored epoch was chosen, and what follows for the test numbers."""
-    scored = f"Epoch {chosen} of {epochs}" if chosen else "The weights scored here"
+    scored = f"Epoch {chosen} of {epochs}" if chosen else "The epoch scored here"
     if selected_on == "val":
         return f"{scored} had the best fused accuracy on val and was scored on test. Test had no part in that choice."
     if selected_on == "last":
         return f"{scored}, the last one, was scored. Nothing was chosen by val or test."
     if selected_on == "test":
         return f"{scored} was chosen ON THE TEST SET ({ON_TEST}): every test number here is too good."
-    return f"{scored}: how they were chosen is not known here ({selected_on})."
+    return f"{scored}: how it was chosen is not known here ({selected_on})."
 
 
 def what_came_out(f: RunFacts) -> list[str]:

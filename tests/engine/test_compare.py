@@ -15,6 +15,7 @@ from mla_cli.engine.paired import compare
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import write_json
+from mla_cli.wide import about
 
 OFF: dict[str, Any] = {"train": {"diagnostics": False, "epochs": 1}}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -119,6 +120,26 @@ def test_missing_rates_and_modalities_alone(runs: dict[str, Run], tmp_path: Path
     assert second.notes == ["each run's mean over 2 mask seeds"]
 
 
+def test_one_modality_has_nothing_to_lose_with_any_method(
+    runs: dict[str, Run], data_dir: Path, mfeat_store: Any, tmp_path: Path
+) -> None:
+    one = trained(mfeat_recipe(**{**OFF, "dataset": {"modalities": ["mor"]}}), data_dir, tmp_path)
+    found = compare_runs([str(one.path), *paths(runs, "rls 0")], tmp_path, request("test", "0,0.2", "0"))
+    of_six = found.rows["setting"] == "mla (2)"
+    assert set(found.rows[~of_six]["missing_rate"]) == {0.0}
+    assert {0.0, 0.2} <= set(found.rows[of_six]["missing_rate"])
+    notes = comparison_tables(found)[0].notes
+    assert f"mla (1): {one.name}" in notes
+    assert f"mla (2): {runs['rls 0'].name}" in notes
+
+
+def test_a_missing_rate_of_some_rows_is_not_said_of_all(runs: dict[str, Run], tmp_path: Path) -> None:
+    rows = compare_runs(paths(runs, "rls 0", "off 0"), tmp_path, request("test", "0", "0")).rows
+    lacking = rows.assign(train_missing_rate=0.4, train_missing_pattern="kept_one")
+    assert "trained at missing rate 0.4" in about(lacking)
+    assert "missing rate" not in about(pd.concat([lacking, rows]))
+
+
 def test_what_groups_and_too_few_of_them_leave_out() -> None:
     nan = float("nan")
     facts = {"setting": "late", "difference": -0.021, "better": 3, "worse": 9, "num_samples": 500, "seeds": 3}
@@ -186,6 +207,9 @@ def test_an_ablations_folder_stands_for_its_finished_runs(runs: dict[str, Run]) 
     assert [run.name for own in found.runs_of.values() for run in own] == names
     first = compare_runs([runs["rls 0"].name, "ablate-x"], folder.parent, request("test", "0", "0"))
     assert first.full == "mla, hgm=rls", "the run named first is the one to compare with"
+    rows = [{"setting": "one", "runs": names[:1]}, {"setting": "two", "runs": names[1:]}]
+    write_json(folder / "settings.json", {"runs": names, "grid": {"full": "two", "rows": rows}})
+    assert compare_runs(["ablate-x"], folder.parent, request("test", "0", "0")).full == "mla, hgm=rls", "the grid's own"
     write_json(folder / "settings.json", {"runs": "all"})
     with pytest.raises(MlaError, match="lists no runs"):
         engine.find_runs(["ablate-x"], folder.parent)

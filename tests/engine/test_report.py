@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import mla
 from hypothesis import given
@@ -35,6 +36,7 @@ from mla_cli.report.page import CLOSER, write_report
 from mla_cli.report.run_sections import confused_pairs, missing, summary, weights
 from mla_cli.report.tags import At, figure, paragraph, table
 from mla_cli.report.training_sections import head, learning
+from mla_cli.standings import budget_table
 
 SCRIPT, FORMULA, IMAGE = "<script>alert(1)</script>", "$x_{ \\frac _cat \u732b", 'a"><img src=x onerror=alert(1)>'
 FILES = ("predictions.parquet", "history.jsonl", "recipe.yaml", "run.json")
@@ -429,6 +431,13 @@ def test_a_hundred_and_one_classes_are_named(tmp_path: Path, monkeypatch: pytest
     score_figures.confusion_figures({"visual": scores, "text": scores, "fused": scores}, classes, tmp_path)
     assert names == [classes, []], "the large one names them, the small ones cannot"
     assert len(confused_pairs(confusion(*scores), classes)) == 12
+
+
+def test_a_table_without_rows_has_its_heads() -> None:
+    budget = budget_table(Ablation(Path("a"), pd.DataFrame(), {}, "mla", [], 0))  # as of runs of one epoch
+    shown = table(At(2), "t", budget)
+    assert [h["scope"] for h in Words(shown).all("th")] == ["col"] * 5
+    assert "takes two epochs at the least" in Words(shown).text
 
 
 def test_cells_and_sentences_are_escaped() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mla_cli.engine.status import is_alive, start_of, status
 from mla_cli.files import FolderLock
+from mla_cli.overview import status_tables
 
 RECIPE = "name: tiny\ndataset: {name: mfeat}\ntrain: {epochs: 7}\n"
 RESULTS = "split,output,metric,value\nval,fused,accuracy,0.5\ntest,fused,accuracy,0.25\ntest,mor,accuracy,0.1\n"
@@ -98,6 +99,17 @@ def test_a_damaged_run_is_listed_as_damaged(files: dict[str, Any], tmp_path: Pat
     assert one.state == "damaged" and one.note
     has_recipe = (tmp_path / "runs/one/recipe.yaml").exists()
     assert one.command.endswith("--force") if has_recipe else one.command == ""
+
+
+def test_a_smoke_run_is_told_from_a_result(tmp_path: Path) -> None:
+    head, *rows = RESULTS.splitlines()
+    smoke = "\n".join([f"{head},smoke", *(f"{row},True" for row in rows)])
+    for name, results in (("real", RESULTS), ("tried", smoke)):
+        files = {"run.json": {"state": "finished"}, "results.csv": results}
+        write(tmp_path / name, {"recipe.yaml": RECIPE, "history.jsonl": history(1), **files})
+    found = status(tmp_path, tmp_path / "none")
+    assert [(run.run, run.note) for run in found.runs] == [("real", ""), ("tried", "smoke run, not a result")]
+    assert status_tables(found)[0].notes == ["tried finished: smoke run, not a result"]
 
 
 def test_a_later_process_with_the_same_number_is_another_one() -> None:
