@@ -76,11 +76,16 @@ def ensure_prepared(recipe: Recipe, data_dir: Path) -> Steps[None]:
         yield from prepare(name, data_dir, recipe)
 
 
-def prepare_command(recipe: Recipe, data_dir: Path) -> str:
-    """The command that makes the store which a recipe wants; words in capitals are the user's to fill in."""
+def prepare_command(recipe: Recipe, data_dir: Path, source: Path | None = None) -> str:
+    """The command that makes the store which a recipe wants; words in capitals are the user's to fill in.
+
+    source: the recipe's file, where it is not one of those that are known by name.
+    """
     name, shipped = recipe.dataset.name, registry.recipe_paths()
     command = f"mla prepare {name}"
-    if recipe.name in shipped and (recipe.name != name or f"{name}_small" in shipped):
+    if source is not None:
+        command += f" --recipe {source}"
+    elif recipe.name in shipped and (recipe.name != name or f"{name}_small" in shipped):
         command += f" --recipe {recipe.name}"
     if name not in registry.names("datasets") or not getattr(registry.load("datasets", name), "BUILT_IN", False):
         command += " --root RAW_FOLDER"

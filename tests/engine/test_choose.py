@@ -139,6 +139,8 @@ def test_a_released_recipe_wants_its_lists(tmp_path: Path) -> None:
 def test_the_command_names_all_that_the_store_depends_on(name: str, command: str) -> None:
     assert prepare_command(load_recipe(name), Path("data")) == command
     assert prepare_command(load_recipe(name), Path("d")) == f"{command} --data-dir d"
+    own = prepare_command(load_recipe(name), Path("data"), Path("runs/r/recipe.yaml"))
+    assert own.startswith(f"mla prepare {command.split()[2]} --recipe runs/r/recipe.yaml") and own.count("--recipe") == 1
 
 
 # ---------------------------------------------------------------- train
