@@ -51,7 +51,7 @@ def write_report(source: str | None, run_dir: Path, out: Path | None, force: boo
     place = found.path if isinstance(found, Run) else found
     out = out or place / "report.html"
     figures = target_of_figures(out, force)
-    drawn = figures.with_name(f".{figures.name}.{os.getpid()}.tmp")
+    drawn = figures.with_name(f".{figures.name}.{os.getpid()}.part")
     try:
         make_folder(drawn)
     except MlaError as error:

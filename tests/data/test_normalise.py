@@ -19,7 +19,8 @@ def section(rule: str, name: str = "resnet18", **keys: Any) -> EncoderSection:
 
 
 def spec(kind: str, **keys: Any) -> Any:
-    return SPEC_OF_KIND[kind].model_validate({"kind": kind, **keys})
+    needed = {"model": "folder"} if kind == "extractor" else {}
+    return SPEC_OF_KIND[kind].model_validate({"kind": kind, **needed, **keys})
 
 
 @pytest.mark.parametrize("kind", sorted(SPEC_OF_KIND))

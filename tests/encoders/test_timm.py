@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from mla_cli.core.model import has_batch_norm
+from mla_cli.core.model import Encoder, needs_two
 from mla_cli.core.weights import load_weights, weights_digest
 from mla_cli.encoders import timm as encoder
 from mla_cli.engine.data import open_store, run_fingerprint
@@ -142,7 +142,7 @@ def test_drop_path_and_dropout_draw_in_training_only() -> None:
     x = inputs((3, 32, 32), 4)
     assert not torch.equal(network(x), network(x))
     assert torch.equal(network.eval()(x), network(x))
-    assert has_batch_norm(encoder.build((3, 32, 32), None, model="test_resnet"))
+    assert needs_two(Encoder(encoder.build((3, 32, 32), None, model="test_resnet"), 8))
 
 
 def test_normalisation_is_that_of_timm_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

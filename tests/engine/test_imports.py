@@ -21,6 +21,7 @@ from torch import Tensor
 from mla_cli.core.layouts import LAYOUTS
 from mla_cli.data.store import Store
 from mla_cli.datasets import cremad
+from mla_cli.engine.executor import Local
 from mla_cli.engine.imports import check_recipe, classes_hint, import_recipe, import_run, renamed
 from mla_cli.engine.predictions import Predictions, read_predictions
 from mla_cli.engine.prepare import prepare
@@ -116,7 +117,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
         patch.setattr(cremad, "BUILT_IN", True, raising=False)  # sound files: they need no process of their own
-        finish(prepare("cremad", folder / "data", recipe, folder / "raw", store="cremad_released", workers=1))
+        finish(prepare("cremad", folder / "data", recipe, folder / "raw", store="cremad_released", executor=Local(1)))
     (folder / "lists").mkdir()
     for actor, split in ((1001, "train"), (1002, "val"), (1003, "test")):
         lines = [f"{actor}_DFA_{e}_XX.flv {e}\n" for e in raw_trees.EMOTIONS]

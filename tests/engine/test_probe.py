@@ -17,8 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tiny import emoji_recipe, events_and_value, finish, mfeat_recipe, trained
 
+from mla_cli.core.metrics import accuracy
 from mla_cli.engine import probe as probes
-from mla_cli.engine.evaluate import metrics
 from mla_cli.engine.events import Note, Progress
 from mla_cli.engine.predictions import read_predictions
 from mla_cli.engine.probe import READOUT, STRENGTHS, Probed, fit, probe, run_data
@@ -97,7 +97,7 @@ def test_val_chooses_the_strength_and_of_equal_ones_the_largest() -> None:
     labels = draw.integers(0, 3, 60)
     train, val = ((draw.normal(size=(60, 30)) + 0.5 * labels[:, None], labels) for _ in range(2))
     events, found = events_and_value(probes.choose(train, val, 3, "audio"))
-    scores = [metrics(fit(*train, l2).logits(val[0], 3), val[1])["accuracy"] for l2 in STRENGTHS]
+    scores = [accuracy(fit(*train, l2).logits(val[0], 3), val[1]) for l2 in STRENGTHS]
     assert found.l2 == STRENGTHS[int(np.argmax(scores))]
     assert [e.done for e in events if isinstance(e, Progress)] == [1, 2, 3, 4, 5, 6]
     apart = (labels[:, None] == np.arange(3)).astype(float)
