@@ -113,9 +113,8 @@ def complete(recipe: Recipe, store: Store) -> Recipe:
         if wanted is not None and not same_spec(wanted, stored):
             old, new = stored.model_dump(), wanted.model_dump()
             changed = ", ".join(f"{k}={old.get(k)!r}" for k in old if new.get(k) != old[k])
-            command = f"mla prepare {recipe.dataset.name} --recipe {recipe.name}"
-            if recipe.name in registry.recipe_paths():
-                command = prepare_command(recipe, store.path.parent)
+            own = None if recipe.name in registry.recipe_paths() else Path(f"{recipe.name}.yaml")  # named by its file
+            command = prepare_command(recipe, store.path.parent, own)
             raise MlaError(
                 f"`{store.path}` was prepared with another feature spec for `{modality}` ({changed})",
                 f"run `{command}` to build it again, or keep both with `--set dataset.store=NAME`",
