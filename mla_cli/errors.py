@@ -17,5 +17,9 @@ class MlaError(Exception):
         # An error raised in a worker process must arrive whole.
         return type(self), (self.message, self.hint)
 
+    def of(self, modality: str) -> "MlaError":
+        """The same error, with the `MODALITY` in the recipe keys that it names filled in."""
+        return MlaError(*(text.replace("MODALITY", modality) for text in (self.message, self.hint)))
+
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message

@@ -66,6 +66,8 @@ def build_encoder(
     seeded_init(seed, "encoder", modality)
     try:
         network = module.build(input_shape, section.width, **keys)
+    except MlaError as error:  # an encoder's file does not know its modality
+        raise error.of(modality) from error
     except ValueError as error:
         raise MlaError(
             f"`encoders.{modality}`: `{section.name}` cannot take input of shape {input_shape}: {error}",

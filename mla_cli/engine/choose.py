@@ -6,6 +6,7 @@ from typing import Any
 
 from mla_cli import registry
 from mla_cli.data import splits
+from mla_cli.data.hub import maker_digest
 from mla_cli.data.normalise import fixed_normalisation
 from mla_cli.data.split_files import read_split_file
 from mla_cli.data.store import Store
@@ -105,7 +106,11 @@ def recipe_of_store(
             note += f", which `{chosen}` is meant for{epoch_on_cpu(recipe, store)}\n{instead(recipe, data_dir)}"
         elif dataset in shipped:
             note += f": `{chosen}`, not `{dataset}`, which has the paper's encoders"
-    return _loader(chosen), f"recipe {chosen} (the data prepared last, {data_dir / name})", note
+    why = f"recipe {chosen} (the data prepared last, {data_dir / name})"
+    if load_recipe(chosen).store == name:
+        return _loader(chosen), why, note
+    # the store has a name that the recipe does not know: first of the overrides, so that the user's own win
+    return lambda overrides, flags: load_recipe(chosen, [f"dataset.store={name}", *overrides], flags), why, note
 
 
 def epoch_on_cpu(recipe: Recipe, store: Store) -> str:
@@ -191,10 +196,18 @@ def recipe_for_dataset(
 
 
 def check_features(recipe: Recipe, building: bool) -> None:
-    """Raise MlaError for a vocabulary that is not there, and for a normalisation that does not fit the features."""
+    """Raise MlaError for what a feature needs and is not there, and for a normalisation that does not fit it.
+
+    Needed are a vocabulary, or the tokenizer or extractor of a model.
+    """
     for m, spec in recipe.features.items():
         if m in recipe.encoders:
             fixed_normalisation(m, recipe.encoders[m], spec)
+        if building:
+            try:
+                maker_digest(spec)
+            except MlaError as error:
+                raise error.of(m) from error
         if building and spec.kind == "text" and spec.tokens == "wordpiece":
             try:
                 token_count(spec)

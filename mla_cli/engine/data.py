@@ -76,11 +76,16 @@ def ensure_prepared(recipe: Recipe, data_dir: Path) -> Steps[None]:
         yield from prepare(name, data_dir, recipe)
 
 
-def prepare_command(recipe: Recipe, data_dir: Path) -> str:
-    """The command that makes the store which a recipe wants; words in capitals are the user's to fill in."""
+def prepare_command(recipe: Recipe, data_dir: Path, source: Path | None = None) -> str:
+    """The command that makes the store which a recipe wants; words in capitals are the user's to fill in.
+
+    source: the recipe's file, where it is not one of those that are known by name.
+    """
     name, shipped = recipe.dataset.name, registry.recipe_paths()
     command = f"mla prepare {name}"
-    if recipe.name in shipped and (recipe.name != name or f"{name}_small" in shipped):
+    if source is not None:
+        command += f" --recipe {source}"
+    elif recipe.name in shipped and (recipe.name != name or f"{name}_small" in shipped):
         command += f" --recipe {recipe.name}"
     if name not in registry.names("datasets") or not getattr(registry.load("datasets", name), "BUILT_IN", False):
         command += " --root RAW_FOLDER"
@@ -108,9 +113,8 @@ def complete(recipe: Recipe, store: Store) -> Recipe:
         if wanted is not None and not same_spec(wanted, stored):
             old, new = stored.model_dump(), wanted.model_dump()
             changed = ", ".join(f"{k}={old.get(k)!r}" for k in old if new.get(k) != old[k])
-            command = f"mla prepare {recipe.dataset.name} --recipe {recipe.name}"
-            if recipe.name in registry.recipe_paths():
-                command = prepare_command(recipe, store.path.parent)
+            own = None if recipe.name in registry.recipe_paths() else Path(f"{recipe.name}.yaml")  # named by its file
+            command = prepare_command(recipe, store.path.parent, own)
             raise MlaError(
                 f"`{store.path}` was prepared with another feature spec for `{modality}` ({changed})",
                 f"run `{command}` to build it again, or keep both with `--set dataset.store=NAME`",

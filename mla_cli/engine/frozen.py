@@ -5,8 +5,8 @@
       NNNNN.npy       float32 (row, width), rows as in the store
 
 KEY hashes the network's weights (wherever they came from) and keys, the feature spec, the store's fingerprint, the
-normalisation of the inputs, the precision, and what the last bits depend on: device, threads, version of torch. They
-vanish with a store that is built again.
+normalisation of the inputs, the precision, and what the last bits depend on: device, threads, versions of torch and of
+the encoder's library. They vanish with a store that is built again.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from mla_cli.core.method import BaseMethod
 from mla_cli.data.loader import ModalityLoader
 from mla_cli.data.store import ModalityStore, rows_per_shard
 from mla_cli.engine.events import Note, Progress, Steps
-from mla_cli.engine.run import versions
+from mla_cli.engine.run import LIBRARIES, versions
 from mla_cli.engine.shards import write_array
 from mla_cli.errors import MlaError
 from mla_cli.files import FolderLock, read_json, sha256, whole_file, write_json
@@ -62,6 +62,7 @@ class FrozenFeatures:
             "device": device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "library": versions((section.name,))[section.name] if section.name in LIBRARIES else None,
         }
         self.key = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = data.store.path / "frozen" / f"{modality}-{self.key}"

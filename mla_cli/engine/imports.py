@@ -167,6 +167,7 @@ def facts_of(session: Session, data_dir: Path, found: Found, source: Mapping[str
         "threads": torch.get_num_threads(),
         "protocol": data.protocol,
         "data": data.facts,
+        "store_fingerprint": data.store.fingerprint,  # the run's own fingerprint covers the checkpoint too
         "raw_kinds": {m: data.store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
         "imported": {
             **source,

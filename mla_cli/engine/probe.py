@@ -194,9 +194,7 @@ def run_data(run: Run, data_dir: Path, own: Predictions) -> tuple[Recipe, Data]:
             f"it was trained on `{trained_in}`: add --data-dir {trained_in}",
         )
     store = open_store(recipe, data_dir)
-    start = f"mla prepare {recipe.dataset.name}"
-    command = prepare_command(recipe.model_copy(update={"name": recipe.dataset.name}), data_dir)
-    command = command.replace(start, f"{start} --recipe {run.recipe_file}", 1)  # the run's own feature specs
+    command = prepare_command(recipe, data_dir, run.recipe_file)  # the run's own feature specs
     again = f"prepare the run's data again with `{command}`, or train a run on what is there"
     if store.classes != own.facts["classes"]:
         raise changed(path, "the classes", again)
@@ -207,7 +205,7 @@ def run_data(run: Run, data_dir: Path, own: Predictions) -> tuple[Recipe, Data]:
     data = load_data(recipe, store, aligned=registry.load("methods", recipe.method.name).Method.aligned)
     for split in SPLITS:
         now = len(data.splits[split])
-        before = info.get("data", {}).get(split, {}).get("samples", now)  # an imported run was never trained here
+        before = info.get("data", {}).get(split, {}).get("samples", now)
         if before != now:
             raise changed(path, f"split `{split}` has {now} samples, not {before}", again)
         if split != "train" and own.of_split(split).ids.tolist() != data.splits[split].ids.tolist():

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGES = ("mla-cli", "torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "safetensors")
+LIBRARIES = ("timm", "transformers")  # of encoders that have their name; recorded where a recipe uses them
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -52,6 +53,15 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def packages_of(recipe: Recipe) -> tuple[str, ...]:
+    """What a run's numbers rest on: `PACKAGES`, and those of the extra `hf` that its encoders or features use."""
+    makers = {"tokenizer", "extractor"}  # by the `tokens` of a text, by the `kind` of a sound
+    used = {section.name for section in recipe.encoders.values()}
+    if any(getattr(spec, "tokens", spec.kind) in makers for spec in recipe.features.values()):
+        used.add("transformers")
+    return (*PACKAGES, *(name for name in LIBRARIES if name in used))
 
 
 def run_name(recipe: Recipe, fingerprint: str) -> str:
@@ -166,7 +176,7 @@ class Run:
             command=sys.argv,
             pid=os.getpid(),
             host=platform.node(),
-            versions=versions(),
+            versions=versions(packages_of(recipe)),
             **facts,
         )
         return (self.path / "checkpoints" / "last.json").is_file()

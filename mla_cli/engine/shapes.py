@@ -94,4 +94,7 @@ def tokens_of(modality: str, spec: Any, store: Store | None, notes: list[str]) -
             f"{modality}: no vocabulary is given; {BERT_TOKENS:,} tokens, as of bert-base-uncased, are assumed"
         )
         return BERT_TOKENS
-    return token_count(spec)
+    try:
+        return token_count(spec)
+    except MlaError as error:
+        raise error.of(modality) from error

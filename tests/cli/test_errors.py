@@ -141,7 +141,7 @@ def test_store_from_another_feature_spec(folder: Path, prepared: tuple[str, str]
     assert error.startswith("error: `")
     assert error.endswith("/mfeat` was prepared with another feature spec for `mor` (width=6)")
     assert hint.startswith("hint: ")
-    assert "mla prepare mfeat" in hint
+    assert "`mla prepare mfeat --recipe mine.yaml --data-dir " in hint
 
 
 def test_folders_that_cannot_be_written(folder: Path, prepared: tuple[str, str]) -> None:

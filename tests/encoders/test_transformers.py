@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from mla_cli.core.model import build_encoder
 from mla_cli.core.weights import load_weights
 from mla_cli.data.extractor import extracted
 from mla_cli.data.features import BadMedia, compute, row_dtype, row_shape, token_count
@@ -307,6 +308,11 @@ def test_errors_say_what_to_do(
     with pytest.raises(MlaError, match=message) as caught:
         encoder.build(shape, keys.get("width"), **given)
     assert hint in caught.value.hint
+
+
+def test_an_error_names_the_modality_whose_model_it_is() -> None:
+    with pytest.raises(MlaError, match=r"^`encoders\.text\.model`: no folder `not/in/here`"):
+        build_encoder("text", section(Path("not/in/here")), (LENGTH,), 72, 16, 0)
 
 
 def test_damaged_folders_are_one_error(tmp_path: Path) -> None:

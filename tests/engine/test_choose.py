@@ -111,6 +111,21 @@ def test_a_missing_vocabulary_is_told_before_anything_is_decoded(name: str, tmp_
     recipe_for_dataset(name, name, [f"features.text.vocabulary={file}"])
 
 
+@pytest.mark.parametrize(
+    ("key", "spec"),
+    [
+        ("features.text.vocabulary", {"kind": "text", "tokens": "tokenizer", "vocabulary": "not/in/here"}),
+        ("features.audio.model", {"kind": "extractor", "model": "not/in/here"}),
+    ],
+)
+def test_a_missing_tokenizer_or_extractor_is_told_before_anything_is_decoded(key: str, spec: Any) -> None:
+    modality = key.split(".")[1]
+    recipe = load_recipe(None, base={"name": "own", "dataset": {"name": "iemocap"}, "features": {modality: spec}})
+    with pytest.raises(MlaError, match=f"^`{key}`: no folder `not/in/here`"):
+        choose.check_features(recipe, building=True)
+    choose.check_features(recipe, building=False)
+
+
 def test_a_normalisation_that_does_not_fit_is_told_before_anything_is_decoded() -> None:
     with pytest.raises(MlaError, match="does not fit features of kind `fbank`"):
         recipe_for_dataset("cremad", "cremad", ["encoders.audio.normalise=imagenet"])
@@ -139,6 +154,9 @@ def test_a_released_recipe_wants_its_lists(tmp_path: Path) -> None:
 def test_the_command_names_all_that_the_store_depends_on(name: str, command: str) -> None:
     assert prepare_command(load_recipe(name), Path("data")) == command
     assert prepare_command(load_recipe(name), Path("d")) == f"{command} --data-dir d"
+    own = prepare_command(load_recipe(name), Path("data"), Path("runs/r/recipe.yaml"))
+    assert own.startswith(f"mla prepare {command.split()[2]} --recipe runs/r/recipe.yaml")
+    assert own.count("--recipe") == 1
 
 
 # ---------------------------------------------------------------- train
@@ -200,6 +218,15 @@ def test_a_store_of_its_own_name_keeps_its_recipe(machine: Any, tmp_path: Path) 
     recipe, why = choose_recipe(None, tmp_path)
     assert (recipe.name, recipe.store) == ("cremad_released", "cremad_released")
     assert "which `cremad_released` is meant for" in why
+
+
+def test_a_store_named_by_the_user_is_the_one_trained_on(machine: Any, tmp_path: Path) -> None:
+    machine(None)
+    store_of("cremad_small", tmp_path, "dataset.store=mine")
+    recipe, why = choose_recipe(None, tmp_path)
+    assert (recipe.name, recipe.store) == ("cremad_small", "mine")
+    assert f"(the data prepared last, {tmp_path / 'mine'}): data mine, " in why
+    assert choose_recipe(None, tmp_path, ["dataset.store=other"])[0].store == "other"
 
 
 def test_the_order_of_the_two(machine: Any) -> None:

@@ -270,6 +270,12 @@ def test_its_model_scores_a_table(place: Path, imported: tuple[Run, Output], tmp
     assert np.isnan(found.logits[1, 0]).all()
 
 
+def test_its_features_are_probed(place: Path, imported: tuple[Run, Output]) -> None:
+    probed = mla("eval", imported[0].path, "--linear-probe", "--data-dir", place / "data")
+    assert probed.code == 0, probed.stderr
+    assert "linear probe: accuracy" in probed.stdout and "IMPORTED: TRAINED ELSEWHERE" in probed.stdout
+
+
 def test_readers_of_a_history_say_that_there_is_none(imported: tuple[Run, Output]) -> None:
     run, _ = imported
     output = mla("eval", run.path, "--diagnostics")

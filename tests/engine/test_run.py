@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mla_cli.engine.latest import find_run, latest, remember
-from mla_cli.engine.run import Run, run_name, versions
+from mla_cli.engine.run import PACKAGES, Run, packages_of, run_name, versions
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe, recipe_hash, validate
 
@@ -48,6 +48,18 @@ def test_a_new_run_is_claimed(tmp_path: Path) -> None:
 
 def test_versions_of_what_is_not_there() -> None:
     assert versions(("no-such-distribution",))["no-such-distribution"] == "not installed"
+
+
+def test_versions_are_those_of_the_libraries_that_a_recipe_uses() -> None:
+    assert packages_of(RECIPE) == PACKAGES
+    text = {"kind": "text", "tokens": "tokenizer", "vocabulary": "folder"}
+    for content, library in (
+        ({"encoders": {"visual": {"name": "timm", "model": "test_vit"}}}, "timm"),
+        ({"encoders": {"text": {"name": "transformers", "model": "folder"}}}, "transformers"),
+        ({"features": {"text": text}}, "transformers"),
+        ({"features": {"audio": {"kind": "extractor", "model": "folder"}}}, "transformers"),
+    ):
+        assert packages_of(load_recipe(None, base={"dataset": {"name": "emoji"}, **content})) == (*PACKAGES, library)
 
 
 def test_resume_with_nothing_to_resume_starts_the_run(tmp_path: Path) -> None:
