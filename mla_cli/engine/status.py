@@ -25,7 +25,8 @@ CLOCK_STEP = 2.0  # seconds that boot time and file times may disagree
 class RunStatus:
     """A run. epoch of epochs (None: not known); val, test: fused accuracy in [0, 1]; age: seconds since it changed.
 
-    note: the error of a failed run, what is damaged, or who works on it. command: what continues it, "" for nothing.
+    note: the error of a failed run, what is damaged, who works on it, or that it was a smoke run. command: what
+    continues it, "" for nothing.
     """
 
     run: str
@@ -102,7 +103,9 @@ def run_status(path: Path, run_dir: Path, now: float) -> RunStatus:
         epoch = len(run.history())
         if state == "finished":
             epochs = epoch
-            return RunStatus(name, state, epoch, epochs, *fused_accuracies(path), age, note, "")
+            val, test, smoke = fused_accuracies(path)
+            note = "a smoke run, its numbers mean nothing" if smoke else note
+            return RunStatus(name, state, epoch, epochs, val, test, age, note, "")
         epochs = info["epochs"] if isinstance(info.get("epochs"), int) else run.recipe().train.epochs
     except (MlaError, OSError) as error:
         note = error.message if isinstance(error, MlaError) else str(error)
@@ -160,17 +163,20 @@ def start_of(pid: int) -> float | None:
         return None
 
 
-def fused_accuracies(path: Path) -> tuple[float | None, float | None]:
-    """Fused accuracy on val and test, from `results.csv`. Raises MlaError where they cannot be read."""
+def fused_accuracies(path: Path) -> tuple[float | None, float | None, bool]:
+    """Fused accuracy on val and test, from `results.csv`, and whether they are of a smoke run. Raises MlaError where
+    they cannot be read."""
     found: dict[str, float] = {}
+    smoke = False
     try:
         with open(path / "results.csv", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row["output"] == "fused" and row["metric"] == "accuracy":
                     found[row["split"]] = float(row["value"])
+                    smoke |= row.get("smoke") == "True"
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise MlaError(f"cannot read `{path / 'results.csv'}`: {error}") from error
-    return found.get("val"), found.get("test")
+    return found.get("val"), found.get("test"), smoke
 
 
 def train_command(run: Run, info: dict[str, Any], how: str) -> str:

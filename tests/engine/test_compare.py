@@ -186,6 +186,13 @@ def test_an_ablations_folder_stands_for_its_finished_runs(runs: dict[str, Run]) 
     assert [run.name for own in found.runs_of.values() for run in own] == names
     first = compare_runs([runs["rls 0"].name, "ablate-x"], folder.parent, request("test", "0", "0"))
     assert first.full == "mla, hgm=rls", "the run named first is the one to compare with"
+    grid = {"name": "over", "full": "rls", "command": [], "mask_seeds": [0], "patterns": ["kept_one"], "failed": []}
+    rows = [{"setting": s, "rule": "entropy", "rates": [0], "runs": [runs[f"{s} 0"].name]} for s in ("off", "rls")]
+    content = {"settings": {}, "runs": [*names, "never-began"], "grid": grid | {"rows": rows}}
+    write_json(folder / "settings.json", content)
+    ordered, left = engine.find_runs(["ablate-x"], folder.parent)
+    assert [run.name for run in ordered] == names[::-1], "the full method first, whatever the order of names"
+    assert left == ["never-began"]
     write_json(folder / "settings.json", {"runs": "all"})
     with pytest.raises(MlaError, match="lists no runs"):
         engine.find_runs(["ablate-x"], folder.parent)

@@ -70,6 +70,18 @@ def test_every_state_and_the_command_that_goes_on(tmp_path: Path) -> None:
     assert all(0 <= run.age < 60 for run in found.runs)
 
 
+def test_a_smoke_run_is_called_one(tmp_path: Path) -> None:
+    lines = [f"{line},{'smoke' if not i else 'True'}" for i, line in enumerate(RESULTS.splitlines())]
+    files = {"recipe.yaml": RECIPE, "run.json": {"state": "finished"}}
+    write(tmp_path / "runs/short", {**files, "results.csv": "\n".join(lines)})
+    write(tmp_path / "runs/whole", {**files, "results.csv": RESULTS})
+    found = status(tmp_path / "runs", tmp_path / "none")
+    assert [(run.run, run.note) for run in found.runs] == [
+        ("short", "a smoke run, its numbers mean nothing"),
+        ("whole", ""),
+    ]
+
+
 @pytest.mark.parametrize(
     "files",
     [
