@@ -1,6 +1,7 @@
 """`mla compare` and `mla diff` as tables: settings tested against the first one, two runs key by key."""
 
 import json
+import re
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from mla_cli.render import Wide, counted
 from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, rates_tables
 
 KEYS_SHOWN = 6
+NUMBERED = re.compile(r".+ \(\d+\)")  # a setting that is called by a number says nothing of its own
 LONGEST_VALUE = 40  # characters of a value in a table; csv and json have all of it
 
 
@@ -25,6 +27,7 @@ def comparison_tables(found: Comparison) -> list[Wide]:
     notes = [about(cells.rows)]
     if any("±" in cell for line in lines for cell in line):
         notes.append("± is the sd over training seeds; the difference is paired by seed")
+    notes += [f"{s}: {', '.join(r.name for r in found.runs_of[s])}" for s in settings if NUMBERED.fullmatch(s)]
     notes += [*apart_notes(found), *untested_notes(found)]
     title = f"{CAPTION}: each modality alone, and fused"
     table = Wide(title, columns, lines, notes, best_cells(values), best_cells(values, place=1))

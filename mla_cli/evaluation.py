@@ -20,6 +20,7 @@ HEADS = {
     "oracle_gap": "oracle gap",
 }
 WIDEST = 3  # metrics side by side; more stand below each other
+MOST_OUTPUTS = 4  # side by side in that case; of more, every number has a line
 CONDITION = ["fusion", "temperature", "missing_pattern", "missing_rate"]
 
 
@@ -45,7 +46,7 @@ def eval_tables(rows: pd.DataFrame) -> list[Wide]:
 
 
 def alone_table(title: str, means: pd.DataFrame, names: list[str]) -> Wide:
-    """A line per modality and a column per metric; with many metrics the other way round."""
+    """A line per modality and a column per metric; with many metrics the other way round, if that is not too wide."""
     names = [name for name in names if (means["metric"] == name).any()]
     found = conditions(means, ["output", "temperature"])
     labels = [at_temperature(first["output"], first) for first, _ in found]
@@ -53,6 +54,11 @@ def alone_table(title: str, means: pd.DataFrame, names: list[str]) -> Wide:
     heads = [heading(name, names) for name in names]
     if len(names) <= WIDEST:
         return Wide(title, ["modality", *heads], [[label, *line] for label, line in zip(labels, cells, strict=True)])
+    if len(labels) > MOST_OUTPUTS:
+        lines = [
+            [label, *pair] for label, line in zip(labels, cells, strict=True) for pair in zip(heads, line, strict=True)
+        ]
+        return Wide(title, ["modality", "metric", "value"], lines)
     turned = [[head, *line] for head, line in zip(heads, zip(*cells, strict=True), strict=True)]
     return Wide(title, ["metric", *labels], turned)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -211,16 +212,34 @@ def print_wide(table: Wide, style: str = "table") -> None:
         return
     out = console()
     out.print(f"[bold]{escape(printable(table.title))}[/bold]", soft_wrap=True)
-    rich = RichTable()
+    out.print(rich_table(table, folded=narrowest(table) > out.width))
+    for note in table.notes:
+        out.print(escape(printable(note)), soft_wrap=True)
+
+
+def narrowest(table: Wide) -> int:
+    """Columns that the table takes on a terminal where only the words of its first column are wrapped."""
+    first, *others = zip(table.columns, *table.rows, strict=True)
+    widths = [max(cell_len(word) for cell in first for word in printable(cell).split() or [""])]
+    widths += [max(cell_len(printable(cell)) for cell in column) for column in others]
+    return sum(widths) + 3 * len(widths) + 1  # a rule and two spaces each, and the last rule
+
+
+def rich_table(table: Wide, folded: bool) -> RichTable:
+    """The table for a terminal: its first column wraps. folded: all do, as none may lose the end of a number."""
+    rich = RichTable(padding=(0, 0 if folded else 1))
     for i, column in enumerate(table.columns):
-        rich.add_column(escape(printable(column)), justify="left" if i == 0 else "right", no_wrap=i > 0)
+        rich.add_column(
+            escape(printable(column)),
+            justify="left" if i == 0 else "right",
+            no_wrap=i > 0 and not folded,
+            overflow="fold" if folded else "ellipsis",
+        )
     for row in table.cells(
         lambda cell: escape(printable(cell)), ("[bold]", "[/bold]"), ("[underline]", "[/underline]")
     ):
         rich.add_row(*row)
-    out.print(rich)
-    for note in table.notes:
-        out.print(escape(printable(note)), soft_wrap=True)
+    return rich
 
 
 def print_tidy(table: "pd.DataFrame", style: str) -> None:

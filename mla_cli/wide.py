@@ -60,15 +60,22 @@ class Cells:
 def about(rows: pd.DataFrame) -> str:
     """Where the numbers come from: data set, protocol, split, selection, samples."""
     first = rows.iloc[0]
-    trained = rows[["train_missing_rate", "train_missing_pattern"]].drop_duplicates()
     counts = sorted({int(n) for n in rows["num_samples"].dropna()})
     samples = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     chosen = SELECTED[first["selected_on"]]
     fold = f" fold {first['fold']}" if first["fold"] else ""
     text = f"{first['dataset']}, protocol {first['protocol']}{fold}, {first['split']} {samples}, {chosen}"
-    if first["train_missing_rate"] and len(trained) == 1:  # else the settings' names tell
-        text += f", trained at missing rate {rate_text(first['train_missing_rate'])} ({first['train_missing_pattern']})"
-    return text + (", SMOKE RUN: NOT A RESULT" if bool(first["smoke"]) else "")
+    return text + trained_missing(rows) + (", SMOKE RUN: NOT A RESULT" if bool(first["smoke"]) else "")
+
+
+def trained_missing(rows: pd.DataFrame) -> str:
+    """At which missing rates the runs were trained; nothing where all were trained on complete data."""
+    rates = rows["train_missing_rate"].drop_duplicates().tolist()
+    patterns = ", ".join(dict.fromkeys(rows["train_missing_pattern"][rows["train_missing_rate"].astype(bool)]))
+    if not any(rates):
+        return ""
+    which = "rate" if len(rates) == 1 else "rates"
+    return f", trained at missing {which} {', '.join(rate_text(rate) for rate in rates)} ({patterns})"
 
 
 def best_cells(values: list[list[float]], place: int = 0) -> set[tuple[int, int]]:

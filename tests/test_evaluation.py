@@ -7,6 +7,7 @@ import pytest
 
 from mla_cli.engine import results
 from mla_cli.evaluation import eval_tables
+from mla_cli.wide import about
 
 ROW: dict[str, Any] = {
     "dataset": "mfeat", "protocol": "shipped", "fold": 0, "split": "test", "recipe": "r", "method": "mla", "hgm": "rls",
@@ -64,6 +65,23 @@ def test_many_metrics_stand_below_each_other() -> None:
     assert any(note.startswith("oracle gap: ") for note in fused.notes)
     four = rows(*({**ALONE, "metric": m} for m in ("accuracy", "macro_f1", "nll", "ece")))
     assert [row[0] for row in eval_tables(four)[0].rows] == ["accuracy (%)", "macro-F1 (%)", "NLL", "ECE"]
+
+
+def test_many_metrics_of_many_modalities_have_a_line_each() -> None:
+    names = ("accuracy", "macro_f1", "nll", "ece")
+    frame = rows(*({**ALONE, "output": f"m{i}", "metric": m} for i in range(5) for m in names))
+    alone, *_ = eval_tables(frame)
+    assert alone.columns == ["modality", "metric", "value"]
+    assert [row[:2] for row in alone.rows[3:5]] == [["m0", "ECE"], ["m1", "accuracy (%)"]]
+    assert len(alone.rows) == 20
+
+
+def test_runs_trained_at_other_missing_rates_are_not_called_alike() -> None:
+    missing = {"train_missing_rate": 0.3, "train_missing_pattern": "kept_one"}
+    assert about(rows(missing)).endswith(", trained at missing rate 0.3 (kept_one)")
+    assert about(rows(missing, {})).endswith(", trained at missing rates 0.3, 0 (kept_one)")
+    assert about(rows({}, missing)).endswith(", trained at missing rates 0, 0.3 (kept_one)")
+    assert "trained" not in about(rows({}))
 
 
 def test_temperatures_are_named_beside_what_they_scale() -> None:

@@ -89,6 +89,22 @@ def test_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in captured.out, "no colours without a terminal"
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 200])
+def test_a_narrow_terminal_loses_no_character(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "PLAIN_WIDTH", width)
+    names, values = ["mla, hgm=rls", "late"], [f"{60 + i}.{i} ± 0.{i}" for i in range(1, 6)]
+    render.print_wide(Wide("t", ["setting", *"abcde"], [[name, *values] for name in names], []))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines)
+    printed = "".join("".join(line.split("│")) for line in lines if line.startswith("│"))
+    for text in [*names, *values]:
+        assert all(printed.count(c) >= text.count(c) for c in text if c != " ")
+    assert "…" not in printed
+    assert ("61.1 ± 0.1" in printed) is (width == 200), "cells wrap only where they must"
+
+
 def test_markdown_table() -> None:
     assert render.markdown(TABLE).splitlines() == [
         "**dog [audio]**",

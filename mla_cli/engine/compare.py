@@ -15,18 +15,11 @@ from mla_cli.engine.numbers import parse_rates_list
 from mla_cli.engine.paired import compare
 from mla_cli.engine.request import Request, parse_request
 from mla_cli.engine.run import Run
+from mla_cli.engine.stored_grids import runs_in_order
 from mla_cli.errors import MlaError
-from mla_cli.files import read_json
 from mla_cli.recipe import NOT_HASHED, dotted
 
-NO_METRICS = [
-    "setting",
-    "num_samples",
-    "units",
-    "seeds",
-    "low",
-    "high",
-]  # columns of tests that are no figure of theirs
+NO_METRICS = ["setting", "num_samples", "units", "seeds", "low", "high"]  # columns of tests that are no figure
 NAMED_KEYS = 3  # a row is called after so many differing keys at most
 
 
@@ -70,7 +63,8 @@ class Comparison:
 def find_runs(names: Sequence[str], run_dir: Path) -> tuple[list[Run], list[str]]:
     """The finished runs of these names or paths, in order, each once; an ablation's folder stands for its runs.
 
-    The second value names runs of ablations that are not finished. Raises MlaError for a name that is neither.
+    Of an ablation the runs of the setting that its tables compare with stand first. The second value names its runs
+    that are not finished. Raises MlaError for a name that is neither.
     """
     found: dict[Path, Run] = {}
     left_out = []
@@ -79,24 +73,11 @@ def find_runs(names: Sequence[str], run_dir: Path) -> tuple[list[Run], list[str]
         if folder is None:
             runs = [find_run(name, run_dir)]
         else:
-            content = read_json(folder / "settings.json", "make it again with `mla ablate`")
-            listed = content.get("runs")
-            if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-                raise MlaError(f"`{folder / 'settings.json'}` lists no runs", "make it again with `mla ablate`")
-            runs = [Run(folder.parent / one) for one in sorted(listed, key=lambda one: one not in full_runs(content))]
+            runs = [Run(folder.parent / one) for one in runs_in_order(folder)]
             left_out += [run.name for run in runs if run.state != "finished"]
             runs = [run for run in runs if run.state == "finished"]
         found |= {run.path.resolve(): run for run in runs if run.path.resolve() not in found}
     return list(found.values()), left_out
-
-
-def full_runs(content: dict[str, Any]) -> list[str]:
-    """The runs of the setting that an ablation compares the others with, by its `settings.json`; [] where unknown."""
-    grid = content.get("grid")
-    if not isinstance(grid, dict) or not isinstance(grid.get("rows"), list):
-        return []  # an ablation of an older version
-    rows = [row for row in grid["rows"] if isinstance(row, dict) and row.get("setting") == grid.get("full")]
-    return [str(name) for row in rows for name in row.get("runs", [])]
 
 
 def compare_runs(names: Sequence[str], run_dir: Path, request: Request) -> Comparison:

@@ -34,10 +34,11 @@ def find_run(source: str | None, run_dir: Path) -> Run:
             raise MlaError(f"no run at `{source}`", f"runs lie under `{run_dir}`; train one with `mla train`")
     run = Run(path)
     if run.state != "finished":
-        recipe = path / "recipe.yaml"
+        recipe, data_dir = path / "recipe.yaml", run.info().get("data_dir", "data")
+        data = "" if data_dir == "data" else f" --data-dir {data_dir}"
         raise MlaError(
             f"`{path}` holds a {'failed' if run.state == 'failed' else 'run that has not finished'}"
             + (" run" if run.state == "failed" else ""),
-            f"continue it with `mla train --recipe {recipe} --run-dir {path.parent} --resume`",
+            f"continue it with `mla train --recipe {recipe} --run-dir {path.parent}{data} --resume`",
         )
     return run

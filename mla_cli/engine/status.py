@@ -25,7 +25,8 @@ CLOCK_STEP = 2.0  # seconds that boot time and file times may disagree
 class RunStatus:
     """A run. epoch of epochs (None: not known); val, test: fused accuracy in [0, 1]; age: seconds since it changed.
 
-    note: the error of a failed run, what is damaged, or who works on it. command: what continues it, "" for nothing.
+    note: the error of a failed run, what is damaged, who works on it, or that it was a smoke run. command: what
+    continues it, "" for nothing.
     """
 
     run: str
@@ -103,7 +104,8 @@ def run_status(path: Path, run_dir: Path, now: float) -> RunStatus:
         if state == "finished":
             epochs = epoch
             val, test, smoke = fused_accuracies(path)
-            return RunStatus(name, state, epoch, epochs, val, test, age, "smoke run, not a result" if smoke else "", "")
+            note = "a smoke run, its numbers mean nothing" if smoke else note
+            return RunStatus(name, state, epoch, epochs, val, test, age, note, "")
         epochs = info["epochs"] if isinstance(info.get("epochs"), int) else run.recipe().train.epochs
     except (MlaError, OSError) as error:
         note = error.message if isinstance(error, MlaError) else str(error)
@@ -162,10 +164,8 @@ def start_of(pid: int) -> float | None:
 
 
 def fused_accuracies(path: Path) -> tuple[float | None, float | None, bool]:
-    """Fused accuracy on val and test, and whether it is a smoke run's, from `results.csv`.
-
-    Raises MlaError where they cannot be read.
-    """
+    """Fused accuracy on val and test, from `results.csv`, and whether they are of a smoke run. Raises MlaError where
+    they cannot be read."""
     found: dict[str, float] = {}
     smoke = False
     try:

@@ -74,6 +74,22 @@ def stored_grid(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return labels, grid
 
 
+def runs_in_order(path: Path) -> list[str]:
+    """Names of an ablation's runs, whatever their state: of the setting that others are compared with first, then in
+    the order of its tables. Raises MlaError for a damaged file.
+    """
+    file = path / "settings.json"
+    content = read_json(file, AGAIN)
+    listed = content.get("runs")
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise MlaError(f"`{file}` lists no runs", AGAIN)
+    if "grid" not in content:  # of an earlier version
+        return listed
+    grid = stored_grid(path)[1]
+    rows = sorted(grid["rows"], key=lambda row: row["setting"] != grid["full"])
+    return list(dict.fromkeys([*(name for row in rows for name in row["runs"]), *listed]))
+
+
 def _is_row(row: Any) -> bool:
     """Whether a value is a setting as `grid_facts` writes it, whose runs are names and not paths."""
     kinds = {"setting": str, "rule": str, "rates": list, "runs": list}

@@ -137,7 +137,7 @@ def test_a_missing_rate_of_some_rows_is_not_said_of_all(runs: dict[str, Run], tm
     rows = compare_runs(paths(runs, "rls 0", "off 0"), tmp_path, request("test", "0", "0")).rows
     lacking = rows.assign(train_missing_rate=0.4, train_missing_pattern="kept_one")
     assert "trained at missing rate 0.4" in about(lacking)
-    assert "missing rate" not in about(pd.concat([lacking, rows]))
+    assert "trained at missing rates 0.4, 0 (kept_one)" in about(pd.concat([lacking, rows]))
 
 
 def test_what_groups_and_too_few_of_them_leave_out() -> None:
@@ -207,9 +207,13 @@ def test_an_ablations_folder_stands_for_its_finished_runs(runs: dict[str, Run]) 
     assert [run.name for own in found.runs_of.values() for run in own] == names
     first = compare_runs([runs["rls 0"].name, "ablate-x"], folder.parent, request("test", "0", "0"))
     assert first.full == "mla, hgm=rls", "the run named first is the one to compare with"
-    rows = [{"setting": "one", "runs": names[:1]}, {"setting": "two", "runs": names[1:]}]
-    write_json(folder / "settings.json", {"runs": names, "grid": {"full": "two", "rows": rows}})
-    assert compare_runs(["ablate-x"], folder.parent, request("test", "0", "0")).full == "mla, hgm=rls", "the grid's own"
+    grid = {"name": "over", "full": "rls", "command": [], "mask_seeds": [0], "patterns": ["kept_one"], "failed": []}
+    rows = [{"setting": s, "rule": "entropy", "rates": [0], "runs": [runs[f"{s} 0"].name]} for s in ("off", "rls")]
+    content = {"settings": {}, "runs": [*names, "never-began"], "grid": grid | {"rows": rows}}
+    write_json(folder / "settings.json", content)
+    ordered, left = engine.find_runs(["ablate-x"], folder.parent)
+    assert [run.name for run in ordered] == names[::-1], "the full method first, whatever the order of names"
+    assert left == ["never-began"]
     write_json(folder / "settings.json", {"runs": "all"})
     with pytest.raises(MlaError, match="lists no runs"):
         engine.find_runs(["ablate-x"], folder.parent)

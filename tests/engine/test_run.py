@@ -307,6 +307,10 @@ def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 find_run(source, runs)
             assert caught.value.message == f"`{run.path}` holds {words}"
             assert caught.value.hint == hint
+    run.update(data_dir="elsewhere")
+    with pytest.raises(MlaError) as caught:
+        find_run(None, runs)
+    assert caught.value.hint == hint.replace(" --resume", " --data-dir elsewhere --resume")
     # what the hint says is the very same run
     assert run_name(load_recipe(str(run.path / "recipe.yaml")), "data") == run.name
 

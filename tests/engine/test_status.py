@@ -71,6 +71,18 @@ def test_every_state_and_the_command_that_goes_on(tmp_path: Path) -> None:
     assert all(0 <= run.age < 60 for run in found.runs)
 
 
+def test_a_smoke_run_is_called_one(tmp_path: Path) -> None:
+    lines = [f"{line},{'smoke' if not i else 'True'}" for i, line in enumerate(RESULTS.splitlines())]
+    files = {"recipe.yaml": RECIPE, "run.json": {"state": "finished"}}
+    write(tmp_path / "runs/short", {**files, "results.csv": "\n".join(lines)})
+    write(tmp_path / "runs/whole", {**files, "results.csv": RESULTS})
+    found = status(tmp_path / "runs", tmp_path / "none")
+    assert [(run.run, run.note) for run in found.runs] == [
+        ("short", "a smoke run, its numbers mean nothing"),
+        ("whole", ""),
+    ]
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -108,8 +120,11 @@ def test_a_smoke_run_is_told_from_a_result(tmp_path: Path) -> None:
         files = {"run.json": {"state": "finished"}, "results.csv": results}
         write(tmp_path / name, {"recipe.yaml": RECIPE, "history.jsonl": history(1), **files})
     found = status(tmp_path, tmp_path / "none")
-    assert [(run.run, run.note) for run in found.runs] == [("real", ""), ("tried", "smoke run, not a result")]
-    assert status_tables(found)[0].notes == ["tried finished: smoke run, not a result"]
+    assert [(run.run, run.note) for run in found.runs] == [
+        ("real", ""),
+        ("tried", "a smoke run, its numbers mean nothing"),
+    ]
+    assert status_tables(found)[0].notes == ["tried finished: a smoke run, its numbers mean nothing"]
 
 
 def test_a_later_process_with_the_same_number_is_another_one() -> None:
