@@ -68,7 +68,8 @@ def calibration_figure(scores: Scores, folder: Path) -> list[Path]:
             colour = INK if output == "fused" else COLOURS[i % 7]
             axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
             axes.vlines(100 * confidence, 100 * confidence, 100 * share, color=colour, linewidth=1.2, alpha=0.6)
-            axes.plot(100 * confidence, 100 * share, color=colour, marker=MARKERS[i % 7], linestyle="", markersize=5)
+            points = {"marker": MARKERS[i % 7], "linestyle": "", "markersize": 5, "clip_on": False}  # whole at 100 %
+            axes.plot(100 * confidence, 100 * share, color=colour, **points)
             axes.set_title(f"{name_of(output)}: ECE {100 * ece(logits, labels):.1f} %", fontsize=10)
             axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="confidence (%)")
             axes.set_ylabel("accuracy (%)")
@@ -125,19 +126,21 @@ def weights_figure(weights: np.ndarray, right: np.ndarray, modalities: Sequence[
     """
     high = max(1.0, float(np.nanmax(weights)))
     with plotting() as plt:
-        figure, places = panels(plt, len(modalities), width=2.7, height=2.5, sharey=True)
+        figure, places = panels(plt, len(modalities), width=3.1, height=2.8, sharey=True)
         for i, (axes, m) in enumerate(zip(places, modalities, strict=True)):
             there = ~np.isnan(weights[:, i])
             good = right[:, i]
             values = [weights[there & good, i], weights[there & ~good, i]]
             bins = np.linspace(0, high, WEIGHT_BINS + 1)
-            looks = {"edgecolor": INK, "linewidth": 0.5, "color": [COLOURS[i % 7], PAPER], "hatch": ["", "////"]}
-            axes.hist(values, bins=bins, stacked=True, label=["right alone", "wrong alone"], **looks)
+            style = {"edgecolor": INK, "linewidth": 0.5, "color": [COLOURS[i % 7], PAPER], "hatch": ["", "////"]}
+            axes.hist(values, bins=bins, stacked=True, **style)
             if there.any():
                 axes.axvline(float(weights[there, i].mean()), color=INK, linewidth=1.2, linestyle="--")
             axes.set_title(name_of(m), fontsize=10)
             axes.set(xlabel="fusion weight", ylabel="test samples", xlim=(0, high))
-            axes.legend(fontsize=7)
+        looks = {"the modality alone is right": (INK, ""), "wrong": (PAPER, "////")}
+        sides = [plt.Rectangle((0, 0), 1, 1, edgecolor=INK, facecolor=c, hatch=h) for c, h in looks.values()]
+        figure.legend(sides, list(looks), fontsize=9, ncols=2, loc="outside lower center", frameon=False)
         return save(figure, folder, "fusion_weights")
 
 

@@ -155,10 +155,8 @@ def weights(f: RunFacts, folder: Path, at: At) -> str:
         at,
         "weights",
         title,
-        beside(
-            figure(drawing, f"Mean fusion weights: {', '.join(said)}.", caption),
-            table(at, "weights-means", Wide("Mean fusion weight on test", columns, lines, notes)),
-        ),
+        figure(drawing, f"Mean fusion weights: {', '.join(said)}.", caption),
+        table(at, "weights-means", Wide("Mean fusion weight on test", columns, lines, notes)),
     )
 
 

@@ -56,7 +56,7 @@ def details(summary: str, *parts: str) -> str:
 
 
 def beside(*parts: str) -> str:
-    """Parts next to each other where there is room."""
+    """A figure and its table next to each other where there is room."""
     return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
 
 

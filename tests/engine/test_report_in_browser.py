@@ -110,6 +110,8 @@ def test_the_report_of_an_ablation_in_a_browser(report: Path, page) -> None:
         page.resize(width)
         assert page.script("document.documentElement.scrollWidth") <= width, "no horizontal scrolling"
         assert all(part["name"] and part["focus"] == 0 for part in page.script(SCROLLING))
+    tables = {part["name"] for part in page.script(SCROLLING)}
+    assert not tables & {f"run-{name}-caption" for name in ("missing-rates", "weights-means", "confusion-pairs")}
     assert page.script("[...document.images].every((i) => i.getBoundingClientRect().width > 200)")
 
     grounds = {}
