@@ -74,6 +74,10 @@ class Local:
         kin: Callable[[Any], Any] = no_kin,
     ) -> Iterator[Item]:
         kind, devices = accelerators(needs.device)
+        if tasks and not devices and needs.device not in ("auto", "cpu"):
+            from mla_cli.engine.devices import choose_device
+
+            choose_device(needs.device)  # one error before any work, not one for each task
         pins = [{"CUDA_VISIBLE_DEVICES": name} for name in devices] if kind == "CUDA" else [{}]
         yield from run_tasks(function, tasks, self.places(needs).count, limit, replace, kin, pins)
 

@@ -209,6 +209,13 @@ def test_one_run_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Local().places(Needs(device="auto")) == Places(1, "1 MPS device")
 
 
+def test_a_device_that_is_not_there_is_one_error_before_any_work() -> None:
+    with pytest.raises(MlaError, match="no device named `gpu`"):
+        next(Local(2).run("no.module:function", [1, 2], Needs(device="gpu")))
+    assert not active_children()
+    assert list(Local(2).run("no.module:function", [], Needs(device="gpu"))) == [], "nothing to do, nothing to ask for"
+
+
 def test_cores_are_shared_by_the_threads_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mla_cli.engine.executor.default_workers", lambda: 8)
     counts = [Local().places(Needs(cores)).count for cores in (1, 3, 4, 9)]
