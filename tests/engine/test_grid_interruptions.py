@@ -118,9 +118,8 @@ def test_every_way_to_interrupt_leaves_a_grid_that_goes_on() -> None:
         assert out == ""
         assert "Traceback" not in err
         assert err.count("interrupted; what is finished is kept. To go on: mla ablate --recipe mfeat") == 1
-        until(
-            lambda group=process.pid: not members(group)
-        )  # the tracker of multiprocessing ends a moment after its parent
+        # the tracker of multiprocessing ends a moment after its parent
+        until(lambda group=process.pid: not members(group))
         assert {Run(p.parent).state for p in Path("runs").glob("*/run.json")} == {"running"}
         now = sum(len(Run(p.parent).history()) for p in Path("runs").glob("*/run.json"))
         assert now > epochs  # it went on, and lost nothing
