@@ -75,11 +75,6 @@ class Manifest:
         return digest.hexdigest()
 
 
-def present_of(rows: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
-    """Bool (sample, modality): which references exist."""
-    return pd.DataFrame({m: rows[f"ref.{m}"].notna() for m in modalities}, index=rows.index)
-
-
 def problems_table(problems: list[Problem]) -> pd.DataFrame:
     """`problems.csv`: one row per problem, in a stable order."""
     table = pd.DataFrame([vars(p) for p in problems], columns=["kind", "id", "modality", "file", "reason"])
