@@ -17,6 +17,7 @@ COMMANDS = (
     "compare",
     "diff",
     "status",
+    "check",
     "report",
     "recipes",
     "import_checkpoint",

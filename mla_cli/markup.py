@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class Wide:
     """A table as people read it: text cells, ready for the terminal, Markdown or LaTeX.
 
-    best, second: cells (row, column) to set in bold and to underline.
+    best, second: cells (row, column) to set in bold and to underline. words: its columns hold sentences, which a
+    terminal shows from the left and wraps.
     """
 
     title: str
@@ -19,6 +20,7 @@ class Wide:
     notes: list[str] = field(default_factory=list)
     best: set[tuple[int, int]] = field(default_factory=set)
     second: set[tuple[int, int]] = field(default_factory=set)
+    words: bool = False
 
     def marked(self, row: int, column: int, bold: tuple[str, str], underlined: tuple[str, str]) -> tuple[str, str]:
         """What to write around a cell: around the best and the second-best ones, nothing around the others."""

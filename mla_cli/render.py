@@ -231,9 +231,9 @@ def rich_table(table: Wide, folded: bool) -> RichTable:
     for i, column in enumerate(table.columns):
         rich.add_column(
             escape(printable(column)),
-            justify="left" if i == 0 else "right",
-            no_wrap=i > 0 and not folded,
-            overflow="fold" if folded else "ellipsis",
+            justify="left" if i == 0 or table.words else "right",
+            no_wrap=i > 0 and not folded and not table.words,
+            overflow="fold" if folded or table.words else "ellipsis",
         )
     for row in table.cells(
         lambda cell: escape(printable(cell)), ("[bold]", "[/bold]"), ("[underline]", "[/underline]")

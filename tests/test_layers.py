@@ -18,7 +18,20 @@ LONGEST = 300  # lines; a longer file holds two ideas
 
 # Lowest first; each may import its own level and those below.
 LEVELS = (
-    {"", "errors", "recipe", "explain", "registry", "schema", "seeding", "files", "specs", "markup", "locks"},
+    {
+        "",
+        "errors",
+        "recipe",
+        "explain",
+        "registry",
+        "schema",
+        "seeding",
+        "files",
+        "specs",
+        "markup",
+        "locks",
+        "holders",
+    },
     {"core", "data", "encoders"},
     {"methods", "datasets"},
     {"engine"},
@@ -40,6 +53,7 @@ LEVELS = (
         "overview",
         "ledger",
         "tables",
+        "checking",
         "__main__",
     },
 )
@@ -149,6 +163,8 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
         ("mla_cli.cli", ("torch", "torchaudio", "torchvision", "av", "pandas", "pyarrow", "scipy", "matplotlib")),
         ("mla_cli.engine.evaluate", ("torch", "torchaudio", "torchvision", "av")),
         ("mla_cli.engine.compare, mla_cli.engine.diff, mla_cli.engine.status", ("torch", "matplotlib")),
+        ("mla_cli.engine.check, mla_cli.checking", ("torch", "numpy", "pandas", "pyarrow", "pydantic")),
+        ("mla_cli.engine.check_runs, mla_cli.engine.check_stores", ("torch", "matplotlib", "scipy")),
         ("mla_cli.data.missing", ("torch", "pandas")),
         ("mla_cli.core.fusion", ("torch", "pandas")),
     ],

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mla_cli import locks
+from mla_cli import holders, locks
 from mla_cli.errors import MlaError
-from mla_cli.locks import FolderLock, Holder, note_of, read_holder, this_process
+from mla_cli.holders import Holder, note_of, read_holder, this_process
+from mla_cli.locks import FolderLock
 
 GONE = 2**22 + 1  # larger than any process number
 HOLD = "import time; from pathlib import Path; from mla_cli.locks import FolderLock; "
@@ -110,7 +111,7 @@ def test_which_holders_have_ended(facts: dict[str, object], ended: bool) -> None
 
 
 def test_without_proc_only_the_process_number_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "boot_id", lambda: None)
+    monkeypatch.setattr(holders, "boot_id", lambda: None)
     holder = replace(this_process(), boot=None, started=None)
     assert not holder.has_ended
     assert replace(holder, pid=GONE).has_ended

@@ -55,6 +55,7 @@ def eval_command(
     """Evaluate a finished run at any missing rate and fusion rule, from its stored predictions."""
     from mla_cli import render, tables
     from mla_cli.engine.evaluate import evaluate
+    from mla_cli.engine.integrity import changed_since
     from mla_cli.engine.latest import find_run
     from mla_cli.engine.request import notes_of, parse_request
 
@@ -63,6 +64,8 @@ def eval_command(
         raise typer.BadParameter("pattern subset takes no rate: it scores every subset on the whole split")
     chosen = find_run(run, run_dir)
     render.say(f"evaluating {chosen.path}", quiet)
+    for text in changed_since(chosen, data_dir):
+        render.say(f"warning: {text}")
     if linear_probe:
         if missing_rate or pattern or fusion or dataset or table or diagnostics or metrics or temperature:
             raise typer.BadParameter("--linear-probe reads the run's own data: it goes with RUN, --split and --format")

@@ -28,7 +28,7 @@ from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.stored_grids import grid_facts, stored_rows
 from mla_cli.engine.tasks import Executor, Needs
 from mla_cli.errors import MlaError
-from mla_cli.files import make_folder, write_json
+from mla_cli.files import make_folder, sha256, write_sealed
 from mla_cli.schema import Recipe
 
 DEFAULT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -160,7 +160,6 @@ def ablate(
     )
     tidy = table[list(results.COLUMNS)].drop_duplicates()
     results.write_csv(tidy, path / "results.csv")
-    write_json(path / "settings.json", {"settings": labels, "seeds": grid.seeds, "runs": sorted(jobs), "grid": facts})
     first = names[grid.full, grid.seeds[0]]
     if (run_dir / first).is_dir() and Run(run_dir / first).state == "finished":
         remember(run_dir, first)  # `mla eval` after an ablation takes the full method's first seed
@@ -175,6 +174,9 @@ def ablate(
         fused = {s.label: s.rule for s in grid.settings if s.recipe.method.name != "unimodal"}
         significance = compare({label: runs_of[label] for label in fused if runs_of[label]}, fused, grid.full)
         results.write_csv(significance, path / "significance.csv")
+    digests = {n: sha256(path / n) for n in ("results.csv", "significance.csv") if (path / n).is_file()}
+    settings = {"settings": labels, "seeds": grid.seeds, "runs": sorted(jobs), "grid": facts, "files": digests}
+    write_sealed(path / "settings.json", settings)
     return Ablation(
         path=path,
         rows=table,

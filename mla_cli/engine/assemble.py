@@ -13,7 +13,7 @@ from mla_cli.data.features import row_dtype, row_shape, token_count
 from mla_cli.data.hub import maker_digest
 from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import FORMAT, rows_per_shard
-from mla_cli.engine.run import versions
+from mla_cli.engine.packages import versions
 from mla_cli.engine.shards import HASHED, ShardTask, sidecar
 from mla_cli.files import json_text, read_json, sha256, whole_file, write_sealed, write_text
 from mla_cli.specs import FeatureSpec

@@ -11,9 +11,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from mla_cli.engine.packages import versions
 from mla_cli.engine.parcels import Marks, add_piece, marks_of, pieces_of, take_in
 from mla_cli.engine.remote import Order
-from mla_cli.engine.run import versions
 from mla_cli.engine.tasks import Lost
 from mla_cli.files import make_folder, write_bytes
 

@@ -25,7 +25,7 @@ from mla_cli.core.method import BaseMethod
 from mla_cli.data.loader import ModalityLoader
 from mla_cli.data.store import ModalityStore, rows_per_shard
 from mla_cli.engine.events import Note, Progress, Steps
-from mla_cli.engine.run import LIBRARIES, versions
+from mla_cli.engine.packages import LIBRARIES, versions
 from mla_cli.engine.shards import write_array
 from mla_cli.errors import MlaError
 from mla_cli.files import read_sealed, sha256, whole_file, write_sealed

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from mla_cli.data.store import Store
-from mla_cli.engine.run import Run, versions
+from mla_cli.engine.packages import versions
+from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import Recipe

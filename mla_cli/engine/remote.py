@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mla_cli.engine.packages import versions
 from mla_cli.engine.parcels import (
     Marks,
     names_in,
@@ -22,7 +23,6 @@ from mla_cli.engine.parcels import (
     unpacked_store,
     workshop,
 )
-from mla_cli.engine.run import versions
 from mla_cli.engine.tasks import do_task
 from mla_cli.errors import MlaError
 

@@ -21,7 +21,7 @@ from mla_cli.engine.request import Request
 from mla_cli.engine.run import Run
 from mla_cli.engine.scores import DEFAULT, METRICS
 from mla_cli.engine.scoring_rules import fixed_weights
-from mla_cli.engine.stored_grids import AGAIN, stored_grid, stored_rows
+from mla_cli.engine.stored_grids import AGAIN, stored_grid, stored_rows, whole_table
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 
@@ -157,7 +157,7 @@ def read_significance(file: Path) -> pd.DataFrame | None:
         return None
     wanted = {"setting", "p", "p_holm", "num_samples", "units"}
     try:
-        table = pd.read_csv(file)
+        table = pd.read_csv(whole_table(file))
     except (ValueError, OSError) as error:
         raise MlaError(f"cannot read `{file}`: {error}", AGAIN) from error
     if not wanted <= set(table.columns):

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli.engine.checkpoints import packed, read_checkpoint, read_frozen, read_values, write_checkpoint, write_frozen
+from mla_cli.engine.packages import packages_of, versions
 from mla_cli.errors import MlaError
 from mla_cli.files import empty_folder, make_folder, read_sealed, sha256, unwritable, write_sealed, write_text
 from mla_cli.locks import FolderLock
@@ -30,30 +30,8 @@ from mla_cli.schema import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGES = ("mla-cli", "torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "safetensors")
 # What a finished run leaves beside `run.json` and `checkpoints`; `results.md` is written later, and not by the engine.
 FILES = ("recipe.yaml", "history.jsonl", "timing.jsonl", "predictions.parquet", "results.csv", "present.parquet")
-LIBRARIES = ("timm", "transformers")  # of encoders that have their name; recorded where a recipe uses them
-
-
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Installed versions, without importing anything."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def packages_of(recipe: Recipe) -> tuple[str, ...]:
-    """What a run's numbers rest on: `PACKAGES`, and those of the extra `hf` that its encoders or features use."""
-    makers = {"tokenizer", "extractor"}  # by the `tokens` of a text, by the `kind` of a sound
-    used = {section.name for section in recipe.encoders.values()}
-    if any(getattr(spec, "tokens", spec.kind) in makers for spec in recipe.features.values()):
-        used.add("transformers")
-    return (*PACKAGES, *(name for name in LIBRARIES if name in used))
 
 
 def run_name(recipe: Recipe, fingerprint: str) -> str:

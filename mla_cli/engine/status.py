@@ -15,7 +15,8 @@ from mla_cli import registry
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import read_sealed
-from mla_cli.locks import FolderLock, process_exists, start_ticks
+from mla_cli.holders import process_exists, start_ticks
+from mla_cli.locks import FolderLock
 
 # In the order in which they are listed: what asks for something stands last, where a terminal shows it.
 STATES = ("finished", "running", "running elsewhere", "interrupted", "failed", "damaged")

@@ -12,7 +12,7 @@ from mla_cli.engine.grids import Grid
 from mla_cli.engine.request import Request
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
-from mla_cli.files import read_json
+from mla_cli.files import read_sealed, sha256
 
 AGAIN = "run the same `mla ablate` again: finished runs are reused"
 
@@ -60,7 +60,7 @@ def grid_facts(
 def stored_grid(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """What every setting is, and `grid_facts`, from an ablation's folder. Raises MlaError for a damaged file."""
     file = path / "settings.json"
-    content = read_json(file, AGAIN)
+    content = read_sealed(file, AGAIN)
     labels, grid = content.get("settings"), content.get("grid")
     if not isinstance(grid, dict):
         raise MlaError(f"`{file}` does not say which run belongs to which setting", AGAIN)
@@ -74,12 +74,20 @@ def stored_grid(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return labels, grid
 
 
+def whole_table(file: Path) -> Path:
+    """A table of an ablation's folder. Raises MlaError where it is not what `settings.json` says was written."""
+    digest = read_sealed(file.parent / "settings.json", AGAIN).get("files", {}).get(file.name)
+    if digest is not None and sha256(file) != digest:
+        raise MlaError(f"`{file}` was damaged or edited: it is not what `mla ablate` wrote", AGAIN)
+    return file
+
+
 def runs_in_order(path: Path) -> list[str]:
     """Names of an ablation's runs, whatever their state: of the setting that others are compared with first, then in
     the order of its tables. Raises MlaError for a damaged file.
     """
     file = path / "settings.json"
-    content = read_json(file, AGAIN)
+    content = read_sealed(file, AGAIN)
     listed = content.get("runs")
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
         raise MlaError(f"`{file}` lists no runs", AGAIN)

@@ -1,6 +1,7 @@
 """Frozen encoders: nothing of them moves, and training on their stored features is training on the fly."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -269,7 +270,10 @@ def test_one_run_computes_and_the_others_wait(folder: Path, monkeypatch: pytest.
     lock = FolderLock(found.folder)
     assert lock.taken()
     steps = found.compute()
-    assert next(steps) == Note("another run computes the features of fou: waiting for it to end")
+    told = next(steps)
+    assert isinstance(told, Note)
+    assert told.text.startswith(f"another run computes the features of fou (process {os.getpid()} on ")
+    assert told.text.endswith("): waiting for it to end")
     lock.release()
     assert "computing" in next(steps).text  # type: ignore[union-attr]
     finish(steps)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mla_cli.engine.latest import find_run, latest, remember
-from mla_cli.engine.run import PACKAGES, Run, packages_of, run_name, versions
+from mla_cli.engine.packages import PACKAGES, packages_of, versions
+from mla_cli.engine.run import Run, run_name
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe, recipe_hash, validate
 
