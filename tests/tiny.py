@@ -1,6 +1,7 @@
 """Tiny experiments for the engine's tests: small recipes on the built-in data, trained in a fraction of a second."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def run_bytes(run: Run) -> dict[str, bytes]:
     names = ["predictions.parquet", "history.jsonl", "recipe.yaml", "results.csv"]
     files = [run.path / name for name in names] + sorted((run.path / "checkpoints").iterdir())
     return {str(file.relative_to(run.path)): file.read_bytes() for file in files}
+
+
+def unsealed(folder: Path) -> None:
+    """Take the checksums out of a run or a prepared set, as earlier versions wrote none: a test changes its files."""
+    for name in ("run.json", "manifest.json"):
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text("utf-8"))
+            kept = {key: value for key, value in content.items() if key not in ("seal", "files")}
+            (folder / name).write_text(json.dumps(kept), "utf-8")
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:

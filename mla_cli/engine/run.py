@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mla_cli.engine.checkpoints import packed, read_checkpoint, read_frozen, read_values, write_checkpoint, write_frozen
 from mla_cli.engine.packages import packages_of, versions
 from mla_cli.errors import MlaError
-from mla_cli.files import empty_folder, make_folder, read_sealed, sha256, unwritable, write_sealed, write_text
+from mla_cli.files import SEAL, empty_folder, make_folder, read_sealed, sha256, unwritable, write_sealed, write_text
 from mla_cli.locks import FolderLock
 from mla_cli.recipe import dump_yaml, load_recipe, recipe_hash
 from mla_cli.schema import Recipe
@@ -67,7 +67,9 @@ class Run:
     def info(self) -> dict[str, Any]:
         """`run.json`, or an empty mapping where the run never started."""
         path = self.path / "run.json"
-        return read_sealed(path, self.train_again) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        return read_sealed(path, f"{self.train_again}; if it was edited on purpose, remove its line `{SEAL}`")
 
     @property
     def is_imported(self) -> bool:
@@ -152,6 +154,7 @@ class Run:
         """
         self.refuse(resume, force)
         if force and self.path.is_dir():
+            (self.path / "run.json").unlink(missing_ok=True)  # first: without it nobody reads the others
             empty_folder(self.path)  # but keep the folder: it may be held
         make_folder(self.path / "checkpoints")
         write_text(self.recipe_file, dump_yaml(recipe))

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from command_line import mla
 from PIL import Image
+from tiny import unsealed
 
 from mla_cli.engine.history import COLUMNS, chosen_epoch, history_rows
 from mla_cli.engine.run import Run
@@ -64,6 +65,7 @@ def test_a_smoke_run_is_called_one(folder: Path, prepared) -> None:
 
 def test_a_run_without_them_says_how_to_get_them(finished, folder: Path) -> None:
     copy = shutil.copytree(finished.run, folder / "copy")
+    unsealed(copy)
     kept = [{"epoch": 1, "lr": 0.1, "train_loss.mor": None}]
     (copy / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
     output = mla("eval", copy, "--diagnostics")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import mfeat_recipe, trained
+from tiny import mfeat_recipe, trained, unsealed
 
 from mla_cli.comparison import difference_table
 from mla_cli.engine.diff import diff_runs, find_any_run
@@ -26,6 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, mfeat_store: 
 def changed_copy(run: Run, folder: Path, **facts: Any) -> Run:
     copy = Run(folder / run.name)
     shutil.copytree(run.path, copy.path)
+    unsealed(copy.path)
     write_json(copy.path / "run.json", read_json(copy.path / "run.json") | facts)
     return copy
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from tiny import emoji_recipe, events_and_value, finish, mfeat_recipe, trained
+from tiny import emoji_recipe, events_and_value, finish, mfeat_recipe, trained, unsealed
 
 from mla_cli.core.metrics import accuracy
 from mla_cli.engine import probe as probes
@@ -172,6 +172,7 @@ def test_other_methods_and_encoders(folder: Path, tmp_path: Path, method: dict) 
 def changed(folder: Path, target: Path, **changes: Any) -> Path:
     """The folder of data with keys of the manifest of `mfeat` changed."""
     shutil.copytree(folder / "mfeat", target / "mfeat")
+    unsealed(target / "mfeat")
     path = target / "mfeat" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return target
@@ -203,6 +204,7 @@ def test_other_splits_are_named(run: Run, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MlaError, match="split `train` has 96 samples, not 95"):
         finish(probe(copy, folder))
     copy.update(data=facts)
+    unsealed(copy.path)
     own = read_predictions(copy.predictions)
     own.ids = own.ids.copy()
     own.ids[0] = "somebody else"

@@ -17,7 +17,7 @@ import pytest
 from command_line import mla
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import finish, mfeat_recipe, trained
+from tiny import finish, mfeat_recipe, trained, unsealed
 
 from mla_cli import tables
 from mla_cli.core import intervals
@@ -109,6 +109,7 @@ def copy_of(run: Run, folder: Path, *without: str) -> Run:
     for name in FILES:
         if name not in without:
             shutil.copy(run.path / name, path / name)
+    unsealed(path)
     return Run(path)
 
 

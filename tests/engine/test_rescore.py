@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import difference, events_and_value, finish, mfeat_recipe, trained
+from tiny import difference, events_and_value, finish, mfeat_recipe, trained, unsealed
 
 from mla_cli import registry
 from mla_cli.engine.evaluate import Request, evaluate
@@ -37,6 +37,7 @@ def runs(mfeat_store, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
 def copied_store(data_dir: Path, target: Path, **changes) -> Path:
     """The mfeat store under another name, with keys of its manifest changed."""
     shutil.copytree(data_dir / "mfeat", target)
+    unsealed(target)
     manifest = json.loads((target / "manifest.json").read_text())
     for key, change in changes.items():
         manifest[key] = change(manifest[key])
