@@ -26,7 +26,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
@@ -52,21 +52,25 @@ def unwritable(path: Path, error: OSError) -> MlaError:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents. Raises MlaError where that is not allowed."""
+    """Create a folder and its parents, durably. Raises MlaError where that is not allowed."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
+    for folder in reversed(new):  # a file is as durable as the names of all folders above it
+        sync_folder(folder.parent)
     return path
 
 
 def empty_folder(folder: Path) -> None:
-    """Remove everything in a folder, but not the folder."""
+    """Remove everything in a folder, but not the folder, before anything new is written there."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    sync_folder(folder)
 
 
 class FolderLock:
@@ -115,6 +119,17 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def sync_tree(folder: Path) -> None:
+    """Make files and folders durable that were not written as whole files, before they get the name that promises so."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as content:
+                os.fsync(content.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import FORMAT, rows_per_shard
 from mla_cli.engine.run import versions
 from mla_cli.engine.shards import HASHED, ShardTask, sidecar
-from mla_cli.files import json_text, read_json, sha256, whole_file, write_json, write_text
+from mla_cli.files import json_text, read_json, sha256, sync_folder, whole_file, write_json, write_text
 from mla_cli.specs import FeatureSpec
 
 
@@ -116,4 +116,5 @@ def move_into_place(partial: Path, path: Path) -> None:
     if path.exists():
         os.replace(path, old)
     os.replace(partial, path)
+    sync_folder(path.parent)  # or a power loss could bring the old store back, with files gone
     shutil.rmtree(old, ignore_errors=True)
