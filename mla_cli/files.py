@@ -2,15 +2,19 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mla_cli.errors import MlaError
+
+LEFT_BEHIND = 3600  # seconds
 
 try:
     import fcntl
@@ -26,19 +30,28 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        make_folder(path.parent)
+        _make_folder(path.parent)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+        sweep(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         # read-only or full: there is nothing to tidy up, or no way to
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that were killed left of this file: temporary ones that nobody has written to for long."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # somebody else was faster
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                left.unlink()
 
 
 def unwritable(path: Path, error: OSError) -> MlaError:
@@ -53,14 +66,20 @@ def unwritable(path: Path, error: OSError) -> MlaError:
 
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents, durably. Raises MlaError where that is not allowed."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
     except OSError as error:
         raise unwritable(path, error) from error
+    return path
+
+
+def _make_folder(path: Path) -> None:
+    if path.is_dir():
+        return
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(new):  # a file is as durable as the names of all folders above it
         sync_folder(folder.parent)
-    return path
 
 
 def empty_folder(folder: Path) -> None:

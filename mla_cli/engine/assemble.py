@@ -109,8 +109,11 @@ def finish_store(
 
 def move_into_place(partial: Path, path: Path) -> None:
     """Replace the store by a complete one. Readers that have the old one open keep reading it."""
-    for file in [*partial.glob("*/*.json"), *partial.rglob(".*.tmp")]:  # sidecars, and what killed processes left
+    left = [*partial.glob("*/*.json"), *partial.rglob(".*.tmp")]  # sidecars, and what killed processes left
+    for file in left:
         file.unlink()
+    for folder in {file.parent for file in left}:
+        sync_folder(folder)
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
