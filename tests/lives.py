@@ -5,7 +5,7 @@ seconds each. `Lives` is its client. A fault is one of
 
     after: seconds      SIGKILL from outside after so long
     at: number          SIGKILL just before the n-th operation
-    quota: bytes        the working folder is a disk of this size
+    full: number        the disk is full from the n-th write on, as long as this life lasts
     record: folder      operations go to `log.jsonl` there, what was synced beside it, for `power_loss.py`
 
 An operation opens a file below the working folder for writing, makes, renames or removes something there, syncs it, or
@@ -46,7 +46,7 @@ PHASES = {
     "mla_cli.tables:write_markdown": "after the finish",
     "mla_cli.engine.evaluate:evaluate": "eval",
 }
-WORDS = 512  # bytes of the shared note
+WORDS = 1024  # bytes of the shared note
 
 
 RECIPE = """\
@@ -94,6 +94,8 @@ class Life:
     processor: float  # seconds of processor time
     phase: str
     operations: int
+    writes: int  # counted with the fault `full` alone
+    full: str  # the file that did not fit
     doing: str
 
 
@@ -185,6 +187,7 @@ class Note:
     def __init__(self, fatal: int | None):
         self.memory = mmap.mmap(-1, WORDS)
         self.phase, self.operations, self.fatal = "start", 0, fatal
+        self.writes, self.full = 0, ""
 
     def count(self, doing: str) -> None:
         """One more operation is about to be done, which may be the last."""
@@ -194,11 +197,11 @@ class Note:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def write(self, doing: str) -> None:
-        text = json.dumps([self.operations, self.phase, doing]).encode()[: WORDS - 1]
+        text = json.dumps([self.operations, self.phase, self.writes, self.full, doing[:150]]).encode()
         self.memory[: len(text) + 1] = text + b"\n"
 
-    def read(self) -> tuple[int, str, str]:
-        return tuple(json.loads(bytes(self.memory[:]).partition(b"\n")[0]))
+    def read(self) -> list[Any]:
+        return list(json.loads(bytes(self.memory[:]).partition(b"\n")[0]))
 
 
 def serve() -> None:
@@ -210,8 +213,13 @@ def serve() -> None:
     import mla_cli.engine.loggers
     import mla_cli.engine.rescore
     import mla_cli.engine.train
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.pyplot
+    import mla_cli.engine.figures
     import mla_cli.methods.mla
     import mla_cli.render
+    import mla_cli.report.page
     import mla_cli.tables
     import pyarrow.dataset
     import rich._emoji_codes
@@ -234,9 +242,9 @@ def serve() -> None:
         if child == 0:
             be_born(words, place, fault, note, out, err)
         code, processor = wait_for(child, fault.get("after"))
-        operations, phase, doing = note.read()
+        operations, phase, writes, full, doing = note.read()
         told = [path.read_text("utf-8", "replace") for path in (out, err)]
-        life = Life(code, *told, time.monotonic() - begun, processor, phase, operations, doing)
+        life = Life(code, *told, time.monotonic() - begun, processor, phase, operations, writes, full, doing)
         print(json.dumps(life.__dict__), flush=True)
 
 
@@ -275,6 +283,7 @@ def be_born(words: list[str], place: Path, fault: dict[str, Any], note: Note, ou
 
         traceback.print_exc()
     finally:
+        note.write("")
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -358,8 +367,8 @@ def watch(place: Path, fault: dict[str, Any], note: Note) -> None:
 
     os.fsync = fsync
     sys.addaudithook(hook)
-    if "quota" in fault:
-        limit_space(root, fault["quota"])
+    if "full" in fault:
+        fill_disk(root, fault["full"], note)
 
 
 class Log:
@@ -381,15 +390,17 @@ class Log:
         os.write(self.file, json.dumps(line).encode() + b"\n")
 
 
-def limit_space(root: str, quota: int) -> None:
-    """Files below the folder may hold so many bytes together; what is past them is `No space left on device`."""
+def fill_disk(root: str, number: int, note: Note) -> None:
+    """From the n-th write on below the folder there is no space left; of that one the first half still fits."""
 
-    class Limited(io.FileIO):
+    class Filling(io.FileIO):
         def write(self, content: Any) -> int | None:
-            size = memoryview(content).nbytes
-            if used(root) + size > quota:
-                room = max(0, quota - used(root))
-                super().write(memoryview(content).cast("B")[:room])  # as a disk does: what fits is there
+            note.writes += 1
+            if number and note.writes >= number:
+                if note.writes == number:
+                    note.full = os.path.relpath(os.fsdecode(self.name), root)
+                    data = memoryview(content).cast("B")
+                    super().write(data[: len(data) // 2])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return super().write(content)
 
@@ -399,20 +410,10 @@ def limit_space(root: str, quota: int) -> None:
         inside = not isinstance(file, int) and os.path.abspath(os.fsdecode(file)).startswith(root)
         if not inside or not set(mode) & set("wax"):
             return real(file, mode, *args, **options)
-        raw = io.BufferedWriter(Limited(file, mode.replace("b", "").replace("t", "")))
+        raw = io.BufferedWriter(Filling(file, mode.replace("b", "").replace("t", "")))
         return raw if "b" in mode else io.TextIOWrapper(raw, encoding="utf-8")
 
     builtins.open = io.open = limited
-
-
-def used(root: str) -> int:
-    """Bytes in all files of a folder."""
-    total = 0
-    for folder, _, names in os.walk(root):
-        for name in names:
-            with suppress(OSError):
-                total += os.stat(os.path.join(folder, name)).st_size
-    return total
 
 
 if __name__ == "__main__":
