@@ -3,17 +3,15 @@
 import functools
 import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from mla_cli import __version__
 from mla_cli.errors import MlaError
+from mla_cli.signals import Terminated, interruptions
 
 app = typer.Typer(
     name="mla",
@@ -53,33 +51,6 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[.
         return run
 
     return register
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a batch system sends it before the time is over: it ends a command as Ctrl-C does."""
-
-
-@contextmanager
-def interruptions() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM unwinds the command, so that workers end; a second one leaves at once."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
-        yield
-        return
-    stops: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        stops.append(number)
-        if len(stops) > 1:
-            os._exit(128 + number)  # workers notice and end too
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if not stops:  # else the process is about to end, and must not end twice
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def resuming(name: str, without: str | None = None) -> str:

@@ -2,15 +2,19 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mla_cli.errors import MlaError
+
+LEFT_BEHIND = 3600  # seconds
 
 
 @contextlib.contextmanager
@@ -21,19 +25,28 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+        sweep(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         # read-only or full: there is nothing to tidy up, or no way to
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that were killed left of this file: temporary ones that nobody has written to for long."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # somebody else was faster
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                left.unlink()
 
 
 def unwritable(path: Path, error: OSError) -> MlaError:
@@ -47,21 +60,42 @@ def unwritable(path: Path, error: OSError) -> MlaError:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents. Raises MlaError where that is not allowed."""
+    """Create a folder and its parents, durably. Raises MlaError where that is not allowed."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
     except OSError as error:
         raise unwritable(path, error) from error
     return path
 
 
+def _make_folder(path: Path) -> None:
+    if path.is_dir():
+        return
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(new):  # a file is as durable as the names of all folders above it
+        sync_folder(folder.parent)
+
+
 def empty_folder(folder: Path) -> None:
-    """Remove everything in a folder, but not the folder."""
+    """Remove everything in a folder, but not the folder, before anything new is written there."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    sync_folder(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make files and folders durable that were not written as whole files, before they get the name that promises so."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as content:
+                os.fsync(content.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

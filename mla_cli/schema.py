@@ -13,6 +13,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from mla_cli.specs import FeatureSpec, Section
 
 Rate = Annotated[float, Field(ge=0, le=1)]
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+DURATION = re.compile(r"(\d{1,9}(?:\.\d+)?) ?(s|min|h)", re.ASCII)
 
 
 class OpenSection(Section):
@@ -120,7 +122,7 @@ class TrainSection(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["32", "bf16"] = "32"
     threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
-    checkpoint_every: int | None = Field(None, ge=1)  # rounds between checkpoints inside an epoch
+    checkpoint_every: int | str | None = None  # between checkpoints inside an epoch: rounds, or a time such as 10min
     select_on: Literal["val", "last", "test"] = "val"
     diagnostics: bool = True  # imbalance between modalities, every epoch in history.jsonl; changes no weight
     max_rounds: int | None = Field(None, ge=1)  # cut every epoch short (smoke runs)
@@ -140,6 +142,21 @@ class TrainSection(Section):
             if not (0 <= rate < 1 or (rate == 1 and isinstance(value, dict))):
                 raise ValueError(f"must be a fraction from 0 to below 1, got {rate!r}; {hint}")
         return value
+
+    @field_validator("checkpoint_every", mode="before")
+    @classmethod
+    def checkpoints_come_after_rounds_or_time(cls, value: object) -> object:
+        rounds = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        time = isinstance(value, str) and DURATION.fullmatch(value)
+        if value is None or rounds or (time and float(time[1]) > 0):
+            return value
+        raise ValueError(f"must be rounds or a time, got {value!r}; write 500, or with a unit 90s, 10min or 1.5h")
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """`checkpoint_every` where it is a time."""
+        time = DURATION.fullmatch(str(self.checkpoint_every))
+        return float(time[1]) * SECONDS[time[2]] if time else None
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -53,6 +53,38 @@ def test_everything_is_on_disk_before_the_name_changes(tmp_path: Path, monkeypat
     assert calls == ["fsync", "replace", "fsync"]  # the file, its new name, the folder
 
 
+def test_what_killed_processes_left_goes_after_an_hour(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / f".{name}.tmp" for name in ("a[1].7", "a[1].8", "b.7"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    files.write_text(tmp_path / "a[1]", "content")
+    assert entries(tmp_path) == [".a[1].8.tmp", ".b.7.tmp", "a[1]"]  # new: another process may be writing it
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_names_of_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    path = tmp_path.joinpath(*"abc"[:depth])
+    assert files.make_folder(path) == path
+    assert synced == [tmp_path, *reversed(path.parents[: depth - 1])]
+    files.make_folder(path)
+    assert len(synced) == depth  # nothing new
+
+
+def test_a_tree_is_synced_below_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    files.sync_tree(tmp_path)
+    assert sorted(synced) == sorted(map(str, (tmp_path, *(tmp_path / part for part in ("a", "a/b", "a/b/file")))))
+    assert synced[-1] == str(tmp_path)
+
+
 def fail_with(number: int):
     def fail(*_: object, **__: object):
         raise OSError(number, os.strerror(number))
@@ -76,15 +108,16 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: in
 @pytest.mark.parametrize("step", ["open", "replace", "mkdir"])
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int) -> None:
+    target = tmp_path / "new" / "file" if step == "mkdir" else tmp_path / "file"
     owner, name = {"open": ("builtins", "open"), "replace": (os, "replace"), "mkdir": (Path, "mkdir")}[step]
     if isinstance(owner, str):
         monkeypatch.setattr(f"{owner}.{name}", fail_with(number))
     else:
         monkeypatch.setattr(owner, name, fail_with(number))
     with pytest.raises(MlaError) as caught:
-        files.write_bytes(tmp_path / "file", b"new")
+        files.write_bytes(target, b"new")
     monkeypatch.undo()
-    assert caught.value.message == f"cannot write `{tmp_path / 'file'}`: {os.strerror(number)}"
+    assert caught.value.message == f"cannot write `{target}`: {os.strerror(number)}"
     assert "--data-dir" in caught.value.hint
     assert entries(tmp_path) == []
 

@@ -31,6 +31,7 @@ LEVELS = (
         "markup",
         "locks",
         "holders",
+        "signals",
     },
     {"core", "data", "encoders"},
     {"methods", "datasets"},

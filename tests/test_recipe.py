@@ -432,3 +432,25 @@ def test_every_recipe_error_is_an_mla_error(tmp_path: Path) -> None:
             refused.append(error)
     assert len(refused) > 80
     assert all(error.hint for error in refused)
+
+
+# ---------------------------------------------------------------- checkpoints inside an epoch
+
+
+@pytest.mark.parametrize(
+    ("value", "rounds", "seconds"),
+    [("500", 500, None), ("90s", None, 90), ("10min", None, 600), ("1.5h", None, 5400), ("2 min", None, 120)],
+)
+def test_checkpoints_come_after_rounds_or_a_time(value: str, rounds: int | None, seconds: float | None) -> None:
+    train = load_recipe(None, [f"train.checkpoint_every={value}"]).train
+    assert train.checkpoint_seconds == seconds
+    assert train.checkpoint_every == (rounds or value)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "true", "0s", "10", "10m", "min", "[1]", "1e3s"])
+def test_checkpoints_come_after_nothing_else(value: str) -> None:
+    if value == "10":
+        value = "'10'"  # a text without a unit
+    with pytest.raises(MlaError, match=r"`train.checkpoint_every`: must be rounds or a time, got ") as caught:
+        load_recipe(None, [f"train.checkpoint_every={value}"])
+    assert "write 500, or with a unit 90s, 10min or 1.5h" in str(caught.value)

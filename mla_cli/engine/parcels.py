@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mla_cli.engine.tasks import Folders
 from mla_cli.errors import MlaError
-from mla_cli.files import make_folder, sha256, unwritable
+from mla_cli.files import make_folder, sha256, sync_folder, sync_tree, unwritable
 from mla_cli.locks import FolderLock
 
 PIECE = 16 * 1024**2  # bytes; small beside any memory, large beside the cost of a message
@@ -107,13 +107,14 @@ def take_in(inbox: Path, folder: Path, names: Iterable[str]) -> None:
 
     A folder that another process holds is waited for; it is then replaced, whatever it holds.
     """
+    sync_tree(inbox)
     for name in names:
         source, target = inbox / name, folder / name
         if not source.exists():
             continue
-        sync(source)
         if not source.is_dir():
             os.replace(source, target)
+            sync_folder(folder)  # the next file may promise that this one is there
             continue
         lock = FolderLock(target)
         while not lock.taken():
@@ -122,15 +123,8 @@ def take_in(inbox: Path, folder: Path, names: Iterable[str]) -> None:
             old = inbox / f".old-{name}"
             os.rename(target, old)
             os.rename(source, target)
+            sync_folder(folder)
     shutil.rmtree(inbox)
-
-
-def sync(path: Path) -> None:
-    """Make what arrived durable before it gets the name that promises so."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            with open(file, "rb") as content:
-                os.fsync(content.fileno())
 
 
 # ---------------------------------------------------------------- on the other machine
@@ -153,7 +147,9 @@ def unpacked_store(folders: Folders, marks: Marks, parcel: Iterable[tuple[str, b
             with tempfile.TemporaryDirectory(dir=make_folder(place), prefix=".partial-") as partial:
                 for name, piece in parcel:
                     add_piece(Path(partial) / store.name, name, piece)
+                sync_tree(Path(partial))
                 os.rename(Path(partial) / store.name, store)
+                sync_folder(place)
     return store
 
 

@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING, Any
 from mla_cli.engine.checkpoints import packed, read_checkpoint, read_frozen, read_values, write_checkpoint, write_frozen
 from mla_cli.engine.packages import packages_of, versions
 from mla_cli.errors import MlaError
-from mla_cli.files import SEAL, empty_folder, make_folder, read_sealed, sha256, unwritable, write_sealed, write_text
+from mla_cli.files import (
+    SEAL,
+    empty_folder,
+    make_folder,
+    read_sealed,
+    sha256,
+    sync_folder,
+    unwritable,
+    write_sealed,
+    write_text,
+)
 from mla_cli.locks import FolderLock
 from mla_cli.recipe import dump_yaml, load_recipe, recipe_hash
 from mla_cli.schema import Recipe
@@ -132,6 +142,10 @@ class Run:
                 "continue it with `--resume`, or start again with `--force`",
             )
 
+    def is_done(self, resume: bool, force: bool) -> bool:
+        """Whether there is nothing left to resume: a run that was killed after its last write asks for `resume` too."""
+        return resume and not force and self.state == "finished"
+
     def hold(self) -> FolderLock:
         """The run for this process alone, until the lock is released or the process ends, however it ends.
 
@@ -153,8 +167,9 @@ class Run:
         Raises MlaError if it is finished already, or was interrupted and neither `resume` nor `force` is given.
         """
         self.refuse(resume, force)
-        if force and self.path.is_dir():
-            (self.path / "run.json").unlink(missing_ok=True)  # first: without it nobody reads the others
+        if self.path.is_dir() and (force or not (self.path / "run.json").is_file()):  # what an interrupted force left
+            (self.path / "run.json").unlink(missing_ok=True)  # first of all: nothing may look like a run any more
+            sync_folder(self.path)
             empty_folder(self.path)  # but keep the folder: it may be held
         make_folder(self.path / "checkpoints")
         write_text(self.recipe_file, dump_yaml(recipe))
@@ -233,6 +248,8 @@ class Run:
         """Drop the lines after the first `epochs` epochs: they will be made again from the checkpoint."""
         for file in ("history.jsonl", "timing.jsonl"):
             rows = [row for row in self.history(file) if row["epoch"] <= epochs]
+            if file == "history.jsonl" and [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
+                raise MlaError(f"`{self.path / file}` lacks some of the {epochs} epochs trained", self.start_again)
             write_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows))
 
     # ------------------------------------------------------------ checkpoints
@@ -280,6 +297,7 @@ class Run:
         try:
             yield
         except MlaError as error:
-            if self.path.is_dir():
-                self.update(state="failed", error=error.message)
+            with suppress(MlaError):  # the disk may be full: then it stays `running`, and resumes all the same
+                if self.path.is_dir():
+                    self.update(state="failed", error=error.message)
             raise

@@ -1,6 +1,6 @@
 """A recipe and its data as live objects: method, optimisers, loaders, and the state that a checkpoint holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,15 +92,30 @@ class Session:
 
     # ------------------------------------------------------------ training
 
-    def train_epoch(self, save_every: int | None = None, save: Any = None) -> dict[str, float]:
-        """Run the rest of the next epoch and return its mean training loss per output.
+    @property
+    def rounds(self) -> int:
+        """Rounds of an epoch."""
+        count = len(self.train_loader.rounds)
+        return min(count, self.recipe.train.max_rounds or count)
 
-        save() is called after every `save_every` rounds. Raises MlaError at the first loss that is not finite.
+    def train_epoch(self) -> dict[str, float]:
+        """Run the rest of the next epoch and return its mean training loss per output; see `train_rounds`."""
+        means = self.train_rounds()
+        self.close_epoch()
+        return means
+
+    def train_rounds(self, after_round: Callable[[], None] | None = None) -> dict[str, float]:
+        """Run the rounds that are left of the next epoch and return its mean training loss per output.
+
+        after_round() is called when a round is done: then `state` can be saved. The epoch counts as complete after
+        `close_epoch`. Raises MlaError at the first loss that is not finite.
         """
         progress, train = self.progress, self.recipe.train
         epoch = progress.epoch + 1
         self.method.train()
         self.method.start_epoch(epoch)
+        if progress.round:  # even where no round is left, the rate is that of the last one
+            self.set_learning_rate(progress.epoch + (progress.round - 1) / self.rounds)
         for batch in self.train_loader.epoch(epoch, progress.round, train.max_rounds):
             self.set_learning_rate(progress.epoch + batch.round / batch.rounds)
             with self.diagnostics.watching(batch) if self.diagnostics else nullcontext():
@@ -111,12 +126,14 @@ class Session:
             progress.round = batch.round + 1
             if progress.round % LOSS_CHECK_ROUNDS == 0:
                 self.check_losses()
-            if save_every and progress.round % save_every == 0 and progress.round < batch.rounds:
-                self.check_losses()
-                save()
-        means = self.check_losses()
-        progress.epoch, progress.round, progress.losses, progress.loss_rounds = epoch, 0, {}, {}
-        return means
+            if after_round is not None:
+                after_round()
+        return self.check_losses()
+
+    def close_epoch(self) -> None:
+        """Count the epoch whose rounds are done."""
+        progress = self.progress
+        progress.epoch, progress.round, progress.losses, progress.loss_rounds = progress.epoch + 1, 0, {}, {}
 
     def end_epoch(self) -> dict[str, float]:
         """Diagnostics of the epoch: the method's own, and those that all methods share."""

@@ -22,12 +22,15 @@ from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
 from mla_cli.engine.integrity import resuming_notes
 from mla_cli.engine.latest import remember
+from mla_cli.engine.memory import naming_memory
 from mla_cli.engine.predictions import join
 from mla_cli.engine.run import Run, run_name
+from mla_cli.engine.saving import Saver
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
+from mla_cli.signals import HeldBack
 
 SCORED = ("val", "test")
 
@@ -65,20 +68,24 @@ def train(
         "made_by": store.makers(data.modalities),
     }
     run.refuse_held()
-    run.refuse(resume, force)
-    for text in resuming_notes(run, recipe, fingerprint) if resume else []:
-        yield Note(text, warning=True)
-    session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
-    check_subsets(session)
-    if session.loaded:
-        facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
-    store.check_unchanged()
-    with run.hold() as lock:
-        if lock.ended is not None:
-            yield Note(f"{lock.taken_over()}: taken over")
-        can_resume = run.claim(recipe, fingerprint, facts, resume, force)
-        yield from train_claimed(session, run, can_resume)
-    remember(run_dir, run.name)
+    if run.is_done(resume, force):
+        yield Note(f"{run.path} is finished already")
+    else:
+        run.refuse(resume, force)
+        for text in resuming_notes(run, recipe, fingerprint) if resume else []:
+            yield Note(text, warning=True)
+        session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
+        check_subsets(session)
+        if session.loaded:
+            facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
+        store.check_unchanged()
+        with run.hold() as lock:
+            if lock.ended is not None:
+                yield Note(f"{lock.taken_over()}: taken over")
+            if not run.is_done(resume, force):  # by another process, meanwhile
+                can_resume = run.claim(recipe, fingerprint, facts, resume, force)
+                yield from train_claimed(session, run, can_resume)
+    remember(run_dir, run.name)  # also where the process that trained it was killed just before
     yield Finished(str(run.path), default_rows(run))
     return run
 
@@ -86,7 +93,7 @@ def train(
 def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
     """Train a run that is ours, from its beginning or its last checkpoint, to its end."""
     recipe, data = session.recipe, session.data
-    with run.failing():
+    with run.failing(), naming_memory(session, run):
         tidy(run)
         if data.draw is not None:
             data.draw.write(run.path / STORED)
@@ -141,35 +148,34 @@ def tidy(run: Run) -> None:
 
 def epochs(session: Session, run: Run) -> Steps[None]:
     """All epochs that are left: train, validate, write history and checkpoints."""
-    recipe, progress = session.recipe, session.progress
-
-    def save() -> None:
-        run.save_checkpoint("last", *session.state())
-
+    recipe, progress, saver = session.recipe, session.progress, Saver(session, run)
     while progress.epoch < recipe.train.epochs:
         begin = time.perf_counter()
-        means = session.train_epoch(recipe.train.checkpoint_every, save)
+        means = saver.train_rounds()
         trained = time.perf_counter()
         chosen_on = "test" if recipe.train.select_on == "test" else "val"
-        found = validate(session, chosen_on)
-        is_best = found["fused"] > progress.best_accuracy
-        if is_best:
-            progress.best_epoch, progress.best_accuracy = progress.epoch, found["fused"]
-        row: dict[str, Any] = {"epoch": progress.epoch, "lr": rate_of(session)}
-        row |= {f"train_loss.{output}": value for output, value in means.items()}
-        row |= {f"{chosen_on}_accuracy.{output}": value for output, value in found.items()}
-        # JSON has no NaN: a diagnostic that overflowed is null
-        row |= {name: v if math.isfinite(v) else None for name, v in session.end_epoch().items()}
-        for text in session.method.context.warnings:
-            yield warned(run, text)
-        session.method.context.warnings.clear()
-        run.append("history.jsonl", row)
-        if is_best:
-            values = {"epoch": progress.epoch, "round": 0, "accuracy": found["fused"]}
-            run.save_checkpoint("best", session.model_state(), values)
-        save()
-        seconds = {"epoch": progress.epoch, "train": trained - begin, "all": time.perf_counter() - begin}
-        run.append("timing.jsonl", seconds)
+        with saver.untouched():
+            found = validate(session, chosen_on)
+        with HeldBack():  # this is short, and else the epoch would be trained again
+            session.close_epoch()
+            is_best = found["fused"] > progress.best_accuracy
+            if is_best:
+                progress.best_epoch, progress.best_accuracy = progress.epoch, found["fused"]
+            row: dict[str, Any] = {"epoch": progress.epoch, "lr": rate_of(session)}
+            row |= {f"train_loss.{output}": value for output, value in means.items()}
+            row |= {f"{chosen_on}_accuracy.{output}": value for output, value in found.items()}
+            # JSON has no NaN: a diagnostic that overflowed is null
+            row |= {name: v if math.isfinite(v) else None for name, v in session.end_epoch().items()}
+            notes = [warned(run, text) for text in session.method.context.warnings]
+            session.method.context.warnings.clear()
+            run.append("history.jsonl", row)
+            if is_best:
+                values = {"epoch": progress.epoch, "round": 0, "accuracy": found["fused"]}
+                run.save_checkpoint("best", session.model_state(), values)
+            saver.save()
+            seconds = {"epoch": progress.epoch, "train": trained - begin, "all": time.perf_counter() - begin}
+            run.append("timing.jsonl", seconds)
+        yield from notes
         yield Epoch(progress.epoch, row, is_best, seconds["all"])
 
 

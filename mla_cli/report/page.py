@@ -15,7 +15,7 @@ from mla_cli.engine.events import Progress, Steps
 from mla_cli.engine.report import find_report, load_grid, load_run
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
-from mla_cli.files import make_folder, unwritable, write_text
+from mla_cli.files import make_folder, sync_folder, unwritable, write_text
 from mla_cli.report import ablation_sections, closing, run_sections, training_sections
 from mla_cli.report.tags import At, section, text
 
@@ -92,6 +92,8 @@ def replace_figures(drawn: Path, figures: Path) -> None:
         for file in new:
             (figures / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(drawn / file, figures / file)
+        for place in (figures, figures / CLOSER):
+            sync_folder(place)
     except OSError as error:
         raise unwritable(figures, error) from error
 

@@ -21,7 +21,7 @@ from tiny import (
 )
 
 from mla_cli.core.method import BaseMethod
-from mla_cli.engine.events import Epoch, Started
+from mla_cli.engine.events import Epoch, Finished, Note, Started
 from mla_cli.engine.run import Run
 from mla_cli.engine.train import train
 from mla_cli.errors import MlaError
@@ -206,8 +206,6 @@ def test_killed_at_any_write_and_resumed(mfeat_store, data_dir: Path, tmp_path: 
     firsts = {name.split("-")[0]: place + 1 for place, name in reversed(list(enumerate(names)))}
     assert {"recipe.yaml", "run.json", "last", "last.json", "best", "best.json", "predictions.parquet"} <= set(firsts)
     for number in sorted(firsts.values()):
-        if names[number - 1] == ".last":
-            continue  # the run is finished by then
         _, found = killed_and_resumed(data_dir, tmp_path / str(number), number, after=number % 2 == 0)
         assert found == whole, f"killed at write {number}, {names[number - 1]}"
 
@@ -218,8 +216,7 @@ def test_killed_at_every_write_and_resumed(
     mfeat_store, data_dir: Path, tmp_path: Path, whole: dict, after: bool
 ) -> None:
     names = count_of_writes(data_dir, tmp_path / "count")
-    last = len(names) - (2 if after else 1)  # after the last write of run.json the run is finished
-    for number in range(1, last + 1):
+    for number in range(1, len(names) + 1):
         _, found = killed_and_resumed(data_dir, tmp_path / str(number), number, after)
         assert found == whole, f"killed at write {number}, {names[number - 1]}"
 
@@ -301,14 +298,26 @@ def test_an_interrupted_run_asks_for_resume_or_force(mfeat_store, data_dir: Path
 
 def test_a_finished_run_is_not_repeated_without_force(mfeat_store, data_dir: Path, tmp_path: Path, whole: dict) -> None:
     run = trained(rich(), data_dir, tmp_path)
-    for options in ({}, {"resume": True}):
-        with pytest.raises(MlaError, match="already holds a finished run") as error:
-            trained(rich(), data_dir, tmp_path, **options)
-        assert f"mla eval {run.path}" in error.value.hint
+    with pytest.raises(MlaError, match="already holds a finished run") as error:
+        trained(rich(), data_dir, tmp_path)
+    assert f"mla eval {run.path}" in error.value.hint
     (run.path / "stray").touch()
     again = trained(rich(), data_dir, tmp_path, force=True)
     assert not (again.path / "stray").exists()
     assert run_bytes(again) == whole
+
+
+def test_a_finished_run_has_nothing_to_resume(mfeat_store, data_dir: Path, tmp_path: Path, whole: dict) -> None:
+    """It may have been killed after its last write: then what comes after it is still to be done."""
+    run = trained(rich(), data_dir, tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    (tmp_path / ".last").unlink()
+    events, again = events_and_value(train(rich(), data_dir, tmp_path, "cpu", resume=True))
+    assert [e.text for e in events if isinstance(e, Note)] == [f"{run.path} is finished already"]
+    assert isinstance(events[-1], Finished) and events[-1].rows
+    assert again.path == run.path
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == written
+    assert (tmp_path / ".last").read_text() == run.name + "\n"
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[s
 
     def validate(session, split):
         asked.append(split)
-        return {"mor": 0.1, "fused": accuracies[session.progress.epoch - 1]}
+        return {"mor": 0.1, "fused": accuracies[session.progress.epoch]}
 
     monkeypatch.setattr(engine, "validate", validate)
     return asked

@@ -122,7 +122,7 @@ def test_more_than_six_modalities_are_refused_before_training(
 ) -> None:
     monkeypatch.setattr("mla_cli.engine.scoring.MAX_MIXED", 2)
     recipe = mfeat_recipe(VIEWS, method={"name": "concat"})
-    monkeypatch.setattr("mla_cli.engine.session.Session.train_epoch", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr("mla_cli.engine.session.Session.train_rounds", lambda *_: pytest.fail("it trained"))
     with pytest.raises(MlaError, match="7 subsets") as error:
         trained(recipe, data_dir, tmp_path)
     assert "dataset.modalities" in error.value.hint
