@@ -12,6 +12,7 @@ The store knows no splits and is not normalised, so changing fold or protocol de
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,15 +146,35 @@ class Store:
 
     @cached_property
     def index(self) -> "pd.DataFrame":
-        """One row per sample, sorted by id."""
+        """One row per sample, sorted by id; without the sums, which `sums` reads."""
         import pandas as pd  # not at the top: the worker processes of `mla prepare` use the rest of this module
+        import pyarrow.parquet as pq
 
+        with self.reading_index() as path:
+            names = pq.read_schema(path).names
+            return pd.read_parquet(path, columns=[n for n in names if not n.startswith(("sum.", "sum_squares."))])
+
+    def sums(self, modality: str, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each of these samples, which have the modality: sums and sums of squares (n, channel), counts (n,).
+
+        Lists in a table of pandas would be an object for every sample, several times the size of all else.
+        """
+        import pyarrow.parquet as pq
+
+        with self.reading_index() as path:
+            names = [f"{quantity}.{modality}" for quantity in ("sum", "sum_squares", "count")]
+            table = pq.read_table(path, columns=names).take(samples).combine_chunks()
+        total, squares = (table[n].combine_chunks().flatten().to_numpy().reshape(len(samples), -1) for n in names[:2])
+        return total, squares, table[names[2]].to_numpy()
+
+    @contextmanager
+    def reading_index(self) -> Iterator[Path]:
+        """The index's file. Raises MlaError where it cannot be read."""
+        path = self.path / "index.parquet"
         try:
-            return pd.read_parquet(self.path / "index.parquet")
+            yield path
         except (OSError, ValueError) as error:
-            raise MlaError(
-                f"cannot read `{self.path / 'index.parquet'}`: {error}", "prepare again with --force"
-            ) from error
+            raise MlaError(f"cannot read `{path}`: {error}", "prepare again with --force") from error
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -209,10 +230,10 @@ class Store:
                 squares += np.square(block - mean).sum(0)
             variance = squares / len(rows)
         else:
-            chosen = self.index.iloc[samples]
-            count = chosen[f"count.{modality}"].sum()
-            mean = np.stack(chosen[f"sum.{modality}"].to_list()).sum(0) / count
-            variance = np.stack(chosen[f"sum_squares.{modality}"].to_list()).sum(0) / count - np.square(mean)
+            sums, squares_of_each, counts = self.sums(modality, samples)
+            count = counts.sum()
+            mean = sums.sum(0) / count
+            variance = squares_of_each.sum(0) / count - np.square(mean)
             if store.kind in ("image", "video"):
                 mean, variance = mean[:, None, None], variance[:, None, None]
         variance = np.maximum(variance, 0)
