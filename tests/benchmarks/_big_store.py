@@ -57,7 +57,11 @@ def write_store(path: Path, count: int) -> None:
         own = labels[start : start + size]
         if task.kind == "vector":
             shard = vectors(rng, own)
-            sums, squares, counts = shard.sum(1, np.float64)[:, None], np.square(shard).sum(1, np.float64)[:, None], WIDTH
+            sums, squares, counts = (
+                shard.sum(1, np.float64)[:, None],
+                np.square(shard).sum(1, np.float64)[:, None],
+                WIDTH,
+            )
             hashes = [None] * size
         else:
             shard = rng.integers(0, 200, (size, 3, SIZE, SIZE), np.uint8)

@@ -84,7 +84,9 @@ def used(words: list[str]) -> Used:
     """Run a command to its end and watch it."""
     begin, anonymous, mapped = time.perf_counter(), 0, 0
     with tempfile.TemporaryFile("w+") as out:
-        with subprocess.Popen([sys.executable, *words], stdout=out, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        with subprocess.Popen(
+            [sys.executable, *words], stdout=out, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        ) as process:
             while process.poll() is None:
                 sizes = [resident(pid) for pid in family(process.pid)]
                 anonymous = max(anonymous, sum(a for a, _ in sizes))
@@ -110,7 +112,16 @@ def train(folder: Path, count: int, resident_inputs: bool) -> tuple[Used, float,
     epochs = EPOCHS if count < COUNTS[-1] else 1
     runs = folder / f"runs-{count}-{resident_inputs}"
     words = ["train", "--recipe", str(folder / "big.yaml"), "--set", f"dataset.store=big{count}", "-q"]
-    words += ["--set", f"train.epochs={epochs}", "--set", "train.threads=1", "--data-dir", str(folder / "data"), "--run-dir", str(runs)]
+    words += [
+        "--set",
+        f"train.epochs={epochs}",
+        "--set",
+        "train.threads=1",
+        "--data-dir",
+        str(folder / "data"),
+        "--run-dir",
+        str(runs),
+    ]
     found = used(mla(*words) if resident_inputs else ["-c", WITHOUT, *words])
     run = next(path.parent for path in runs.glob("*/run.json"))
     seconds = [json.loads(line)["train"] for line in (run / "timing.jsonl").read_text().splitlines()]
@@ -174,7 +185,9 @@ def main() -> int:
             made[count] = used(mla(*words, "--data-dir", str(folder / f"made{count}")))
         kept &= flat("prepare", made, 2 * index, "`mla prepare table`, all processes")
         result("prepare", made[last].seconds, "s", "-", f"`mla prepare table`, {last:,} samples x 3 vectors of 512")
-        result("prepared", folder_bytes(folder / f"made{last}") / last, "B", "-", "a sample of that store, index included")
+        result(
+            "prepared", folder_bytes(folder / f"made{last}") / last, "B", "-", "a sample of that store, index included"
+        )
     return 0 if kept else 1
 
 
