@@ -4,6 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from mla_cli.engine.cluster import Cluster
+from mla_cli.engine.cost import Paper
 from mla_cli.engine.measure import Cost
 from mla_cli.render import Wide, counted
 from mla_cli.tables import print_tables
@@ -39,6 +41,7 @@ def work(flops: float) -> str:
 def cost_tables(cost: Cost) -> list[Wide]:
     """On paper: parts, and memory of a step; and, where it was measured, seconds and memory."""
     tables = [parts_table(cost), memory_table(cost)]
+    tables += [cluster_table(cost, cost.cluster)] if cost.cluster is not None else []
     return [*tables, measured_table(cost)] if cost.measured else tables
 
 
@@ -88,10 +91,56 @@ def parts_table(cost: Cost) -> Wide:
     notes = [
         "kept: activations that the backward pass needs; FLOP/sample forward, FLOP/step forward and backward, "
         "each with its part of the head",
+        *([store_line(paper)] if paper.shapes.samples is not None else []),
         *paper.notes,
     ]
     title = f"{recipe.name}: on paper, {paper.shapes.num_classes} classes, precision {recipe.train.precision}"
     return Wide(title, columns, rows, notes)
+
+
+def store_line(paper: Paper) -> str:
+    """What the store of the whole set takes."""
+    each, count = sum(p.stored for p in paper.encoders), paper.shapes.samples or 0
+    whose = "prepared" if paper.shapes.is_prepared else "published"
+    return f"store of the {count:,} samples {whose}: {size(each * count)}, where each has every modality"
+
+
+def cluster_table(cost: Cost, cluster: Cluster) -> Wide:
+    """Rounds on several GPUs, by arithmetic."""
+    paper, recipe = cost.paper, cost.paper.recipe
+    stored, reduced = sum(p.stored for p in paper.encoders), paper.reduced()
+    rows = [
+        [
+            str(r.gpus),
+            str(r.batch),
+            f"{r.share}" + (f" ({r.idle} GPUs without)" if r.idle else ""),
+            duration(r.compute),
+            duration(r.exchange) if r.exchange else "",
+            f"{r.rate:,.0f}",
+            f"{r.efficiency:.0%}",
+            f"{size(r.rate * stored)}/s",
+        ]
+        for r in cost.rounds
+    ]
+    steps = ", ".join(f"{name} {size(count)}" for name, count in reduced.items())
+    notes = [
+        "arithmetic, not measured: no GPU was used",
+        f"assumed: {cluster.tflops:g} TFLOP/s that a GPU sustains at any batch (--tflops), {cluster.gbps:g} Gbit/s "
+        f"each way of each GPU's link (--gbps), {1e6 * cluster.latency:g} us of each all_reduce (--latency)",
+        f"all_reduce: 2 (W - 1) / W of the bytes of each step ({steps}), after its backward pass, nothing overlapping",
+        "efficiency: samples a second of each GPU, over one GPU with the recipe's batch; read: bytes that all loaders "
+        "take from the store",
+    ]
+    columns = ["GPUs", "batch", "of one GPU", "compute", "all_reduce", "samples/s", "efficiency", "read"]
+    return Wide(f"{recipe.name}: a round on several GPUs, on paper", columns, rows, notes)
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(0.0123), duration(0.00000456), duration(2)
+    ('12.3 ms', '4.56 us', '2 s')
+    """
+    return scaled(1e9 * seconds, (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0)))
 
 
 def memory_table(cost: Cost) -> Wide:
@@ -161,6 +210,18 @@ def cost_rows(cost: Cost) -> pd.DataFrame:
     add("paper", 1, "head", "parameters_trained", paper.head, "parameters")
     for name, count in paper.memory(batch).items():
         add("paper", batch, name, "memory", count, "bytes")
+    for name, count in paper.reduced().items():
+        add("paper", batch, name, "reduced", count, "bytes")
+    if paper.shapes.samples is not None:
+        stored = sum(p.stored for p in paper.encoders) * paper.shapes.samples
+        add("paper", paper.shapes.samples, "store", "stored", stored, "bytes")
+    for r in cost.rounds:
+        for quantity, value, unit in (
+            ("compute", r.compute, "s"),
+            ("all_reduce", r.exchange, "s"),
+            ("efficiency", r.efficiency, "1"),
+        ):
+            add("assumed", r.batch, f"round on {r.gpus} GPUs", quantity, value, unit)
     for m in cost.measured:
         more = {"n": len(m.seconds), "threads": m.threads}
         add("measured", m.batch_size, "round", "seconds_median", m.median, "s", **more)

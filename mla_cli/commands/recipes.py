@@ -51,6 +51,19 @@ def recipes_show(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="With --cost: time small batches on this CPU.")
     ] = True,
+    gpus: Annotated[
+        list[int] | None,
+        typer.Option("--gpus", min=1, help="With --cost: a round on so many GPUs, by arithmetic; repeat."),
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option("--tflops", min=1e-6, help="Assumed TFLOP/s that a GPU sustains; default 10.")
+    ] = None,
+    gbps: Annotated[
+        float | None, typer.Option("--gbps", min=1e-6, help="Assumed Gbit/s of a GPU's link, each way; default 100.")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option("--latency", min=0, help="Assumed microseconds of an all_reduce; default 50.")
+    ] = None,
     sets: Sets = None,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
@@ -62,6 +75,12 @@ def recipes_show(
     from mla_cli.engine.recipe_files import named_recipe, recipe_text
 
     render.check_format(output_format)
+    if gpus and not cost:
+        raise typer.BadParameter("--gpus is for --cost")
+    assumed = {"tflops": tflops, "gbps": gbps, "latency": None if latency is None else latency / 1e6}
+    given = {name: value for name, value in assumed.items() if value is not None}
+    if given and not gpus:
+        raise typer.BadParameter(f"--{next(iter(given))} is for --gpus: add, for example, --cost --gpus 8")
     if not cost:
         if output_format in ("markdown", "csv"):
             raise typer.BadParameter(f"--format {output_format} is for --cost; a recipe is YAML, or --format json")
@@ -69,6 +88,9 @@ def recipes_show(
         render.print_lines(text.rstrip("\n").split("\n"))
         return
     from mla_cli.costs import print_cost
+    from mla_cli.engine.cluster import Cluster
     from mla_cli.engine.measure import cost as reckon
 
-    print_cost(render.show(reckon(named_recipe(name, data_dir, sets or ()), data_dir, measure), quiet), output_format)
+    cluster = Cluster(tuple(gpus), **given) if gpus else None
+    found = reckon(named_recipe(name, data_dir, sets or ()), data_dir, measure, cluster)
+    print_cost(render.show(found, quiet), output_format)

@@ -15,10 +15,11 @@ import hashlib
 import io
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -165,9 +166,30 @@ class Store:
 
     @cached_property
     def index(self) -> "pd.DataFrame":
-        """One row per sample, sorted by id."""
+        """One row per sample, sorted by id; without the sums, which `sums` reads."""
         import pandas as pd  # not at the top: the worker processes of `mla prepare` use the rest of this module
+        import pyarrow.parquet as pq
 
+        with self.reading_index() as file:
+            names = pq.read_schema(file).names
+            return pd.read_parquet(file, columns=[n for n in names if not n.startswith(("sum.", "sum_squares."))])
+
+    def sums(self, modality: str, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each of these samples, which have the modality: sums and sums of squares (n, channel), counts (n,).
+
+        Lists in a table of pandas would be an object for every sample, several times the size of all else.
+        """
+        import pyarrow.parquet as pq
+
+        with self.reading_index() as file:
+            names = [f"{quantity}.{modality}" for quantity in ("sum", "sum_squares", "count")]
+            table = pq.read_table(file, columns=names).take(samples).combine_chunks()
+        total, squares = (table[n].combine_chunks().flatten().to_numpy().reshape(len(samples), -1) for n in names[:2])
+        return total, squares, table[names[2]].to_numpy()
+
+    @contextmanager
+    def reading_index(self) -> Iterator[BinaryIO]:
+        """The index's content, by its digest. Raises MlaError where it cannot be read, or is not what was written."""
         path = self.path / "index.parquet"
         again = f"run `mla prepare {self.manifest.get('dataset', self.path.name)} --force`"
         try:
@@ -175,7 +197,7 @@ class Store:
             if self.manifest.get("index_sha256") not in (None, hashlib.sha256(content).hexdigest()):
                 self.check_unchanged()
                 raise MlaError(f"`{path}` is damaged: it is not what `mla prepare` wrote", again)
-            return pd.read_parquet(io.BytesIO(content))
+            yield io.BytesIO(content)
         except (OSError, ValueError) as error:
             raise MlaError(f"cannot read `{path}`: {error}", again) from error
 
@@ -233,10 +255,10 @@ class Store:
                 squares += np.square(block - mean).sum(0)
             variance = squares / len(rows)
         else:
-            chosen = self.index.iloc[samples]
-            count = chosen[f"count.{modality}"].sum()
-            mean = np.stack(chosen[f"sum.{modality}"].to_list()).sum(0) / count
-            variance = np.stack(chosen[f"sum_squares.{modality}"].to_list()).sum(0) / count - np.square(mean)
+            sums, squares_of_each, counts = self.sums(modality, samples)
+            count = counts.sum()
+            mean = sums.sum(0) / count
+            variance = squares_of_each.sum(0) / count - np.square(mean)
             if store.kind in ("image", "video"):
                 mean, variance = mean[:, None, None], variance[:, None, None]
         variance = np.maximum(variance, 0)

@@ -35,7 +35,7 @@ PROTOCOLS = {
     "random": "90/10 by clip, val carved from train; all actors are on both sides, as in published lists",
     "file": "published lists, with --split-file",
 }
-NUM_CLIPS = 7442
+SAMPLES = 7442  # clips published
 SILENT = "1076_MTI_SAD_XX"
 
 
@@ -58,8 +58,8 @@ def scan(root: Path) -> Manifest:
             else:
                 found.add(clip, parts[2].upper(), parts[0])
                 found.put(clip, modality, path)
-    if len(found.rows) != NUM_CLIPS:
-        found.notes.append(f"{len(found.rows)} clips found; the published set has {NUM_CLIPS}")
+    if len(found.rows) != SAMPLES:
+        found.notes.append(f"{len(found.rows)} clips found; the published set has {SAMPLES}")
     if SILENT in found.rows:
         found.notes.append(f"`{SILENT}.wav` is silent in the published set")
     return found.manifest(CLASSES, {"audio": "AudioWAV/{id}.wav", "visual": "VideoFlash/{id}.flv"})

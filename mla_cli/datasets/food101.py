@@ -37,6 +37,7 @@ CLASSES = tuple(
     steak strawberry_shortcake sushi tacos takoyaki tiramisu tuna_tartare waffles""".split()  # noqa: SIM905
 )
 MODALITIES = {"visual": "image", "text": "text"}
+SAMPLES = 90_000  # about
 TREE = """images/train/CLASS/CLASS_N.jpg      images/test/CLASS/CLASS_N.jpg
 texts/train_titles.csv               rows `CLASS_N.jpg,TITLE,CLASS`
 texts/test_titles.csv"""

@@ -32,6 +32,7 @@ SOURCE = "https://sail.usc.edu/iemocap/: fill in the release form, then unpack I
 ATTRIBUTION = ""
 CLASSES = ("neutral", "angry", "sad", "happy")
 MODALITIES = {"audio": "audio", "visual": "video", "text": "text"}
+SAMPLES = 5531  # utterances of the four emotions
 TREE = """Session1/sentences/wav/DIALOG/UTTERANCE.wav        Session1 to Session5
 Session1/dialog/avi/DivX/DIALOG.avi
 Session1/dialog/transcriptions/DIALOG.txt        UTTERANCE [start-end]: text

@@ -47,6 +47,7 @@ CLASS_LISTS = {
 }
 CLASSES = CLASS_LISTS["ks31"]
 MODALITIES = {"audio": "audio", "visual": "video"}
+SAMPLES = 19_000  # about; what survives of the clips
 TREE = """train/playing guitar/YOUTUBEID_000012_000022.mp4     SPLIT/CLASS/..., SPLIT train, val or test
 annotations/train.csv                                optional: label,youtube_id,time_start,time_end,split"""
 PROTOCOLS = {

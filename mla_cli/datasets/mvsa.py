@@ -27,6 +27,7 @@ SOURCE = "https://mcrlab.net/research/mvsa-sentiment-analysis-on-multi-view-soci
 ATTRIBUTION = ""
 CLASSES = ("positive", "neutral", "negative")
 MODALITIES = {"visual": "image", "text": "text_file"}
+SAMPLES = 1555 + 518 + 519  # of QMF's lists; the folder holds more
 TREE = """labelResultAll.txt           ID<TAB>text label,image label
 data/ID.jpg
 data/ID.txt"""

@@ -1,12 +1,9 @@
 """What a recipe costs on paper: parameters, kept activations, FLOPs, memory of a step, size of the store.
 
-Nothing is computed and no prepared data are needed. The encoders are built and run on torch's fake tensors, which have
-shapes and no numbers; what autograd keeps for the backward pass is seen by saved-tensor hooks, FLOPs are counted by
-torch's counter (a multiplication with its addition counts 2). Attention is the CPU's fused kernel, which keeps no
-attention matrix; so do the fused kernels of accelerators.
+Nothing is computed and no prepared data are needed: the encoders are built and run on torch's fake tensors, which have
+shapes and no numbers (`engine/trace.py`).
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,33 +14,19 @@ from mla_cli import registry
 from mla_cli.data.features import row_dtype, row_shape
 from mla_cli.data.store import Store
 from mla_cli.engine.shapes import Shapes, shapes_of
+from mla_cli.engine.trace import Trace, trace
 from mla_cli.errors import MlaError
 from mla_cli.recipe import default_encoder
 from mla_cli.schema import Recipe
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from mla_cli.core.method import BaseMethod
 
 FLOAT = 4  # bytes: weights, gradients and optimiser states are float32 under mixed precision too
-TRACED = 2  # samples; batch normalisation needs two
 STATES = {"sgd": 1, "adamw": 2}  # numbers that an optimiser keeps per parameter; sgd: where it has momentum
 HGM_BYTES = 8  # P is float64
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One forward and backward pass. Bytes kept: of each sample, and of the batch whatever its size; FLOPs a sample."""
-
-    kept: int
-    kept_fixed: int
-    forward_flops: int
-    step_flops: int
-
-    def kept_at(self, batch_size: int) -> int:
-        return self.kept_fixed + self.kept * batch_size
 
 
 @dataclass(frozen=True)
@@ -51,6 +34,7 @@ class EncoderCost:
     """One modality: its encoder with the adapter, run through a linear head to a cross-entropy.
 
     trained, frozen: numbers of parameters. buffers: bytes. states: optimiser's numbers. stored: bytes of a sample.
+    least: fewest samples that a step can take, 2 with batch normalisation.
     """
 
     name: str
@@ -62,6 +46,7 @@ class EncoderCost:
     states: int
     trace: Trace
     stored: int
+    least: int
 
     @property
     def forward_flops(self) -> int:
@@ -104,6 +89,12 @@ class Paper:
             "activations": activations,
         }
 
+    def reduced(self) -> dict[str, int]:
+        """Bytes that data parallelism adds up in each step: gradients, the features' sum (MLA's h), the losses."""
+        each = {p.name: FLOAT * (p.trained + self.head + self.recipe.shared_width + 1) for p in self.encoders}
+        joint = FLOAT * (sum(p.trained for p in self.encoders) + self.head + 1)
+        return {"all modalities": joint} if self.joint else each
+
     @property
     def largest(self) -> str:
         """Whose step needs most memory."""
@@ -115,6 +106,7 @@ def on_paper(recipe: Recipe, store: Store | None = None, data_dir: Path | None =
     """The cost of a recipe; `shapes_of` says where shapes come from. Raises MlaError for what cannot be known."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from mla_cli.core.model import needs_two
     from mla_cli.engine.optimizers import optimizer_settings
 
     shapes = shapes_of(recipe, store, data_dir)
@@ -135,6 +127,7 @@ def on_paper(recipe: Recipe, store: Store | None = None, data_dir: Path | None =
                 states=trained * states_of(optimizer_settings(recipe, f"encoder.{m}")),
                 trace=trace_encoder(recipe, shapes, m, encoder),
                 stored=int(np.prod(row_shape(spec))) * row_dtype(spec).itemsize,
+                least=2 if needs_two(cast(Any, encoder)) else 1,
             )
             found.append(cost)
         inside = {id(p) for p in method.encoders.parameters()}
@@ -234,57 +227,3 @@ def trace_encoder(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Mo
             f"`encoders.{modality}` cannot be run on paper: {str(error).splitlines()[0]}",
             "choose another encoder, or measure a run: `mla train --smoke`",
         ) from error
-
-
-def trace(loss: "Callable[[int], Tensor]", own: "Iterable[Tensor]") -> Trace:
-    """Run loss(n), a mean over n samples, forward and backward with two and with four samples; call it on fake tensors.
-
-    own: weights and buffers, which are kept anyway. What is kept counts once by its storage, however many views or
-    operations share it; copies of weights in half precision are what does not grow with the batch.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    weights = {tensor.untyped_storage()._cdata for tensor in own}
-    kept: list[int] = []
-    flops: list[tuple[int, int]] = []
-    for count in (TRACED, 2 * TRACED):
-        storages: dict[int, int] = {}
-        held: list[Any] = []  # so that no address is used twice
-
-        def keep(tensor: "torch.Tensor", storages: dict[int, int] = storages, held: list[Any] = held) -> "torch.Tensor":
-            storage = tensor.untyped_storage()
-            if storage._cdata not in weights:
-                storages[storage._cdata] = storage.nbytes()
-                held.append(storage)
-            return tensor
-
-        counter = FlopCounterMode(display=False, custom_mapping=cpu_attention())
-        with counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                found = loss(count)
-            forward = counter.get_total_flops()
-            found.backward()
-        kept.append(sum(storages.values()))
-        flops.append((forward, counter.get_total_flops()))
-    each = (kept[1] - kept[0]) // TRACED
-    (forward, step), (more_forward, more_step) = flops
-    return Trace(each, kept[0] - TRACED * each, (more_forward - forward) // TRACED, (more_step - step) // TRACED)
-
-
-def cpu_attention() -> dict[Any, Any]:
-    """FLOPs of the CPU's fused attention, which torch's counter does not know; by its own formulas for attention."""
-    import torch
-    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_backward_flop_count(gradient, query, key, value)
-
-    aten = torch.ops.aten
-    return {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }

@@ -7,11 +7,12 @@ nothing is augmented, the recipe's weights files are not loaded.
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from mla_cli.engine.cluster import Cluster, Round, rounds
 from mla_cli.engine.cost import Paper, build_method, input_shape, on_paper
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.executor import TaskDone, default_workers, run_tasks
@@ -50,10 +51,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """On paper, and measured at some batch sizes (none: it was not asked for, or there is not enough memory)."""
+    """On paper, and measured at some batch sizes (none: it was not asked for, or there is not enough memory).
+
+    rounds: on paper too, on the GPUs of `cluster`; none where no cluster was asked for.
+    """
 
     paper: Paper
     measured: list[Measured]
+    cluster: Cluster | None = None
+    rounds: list[Round] = field(default_factory=list)
 
     def seconds_at(self, batch_size: int) -> float | None:
         """Seconds of a step at another batch size, on the straight line through the measured medians."""
@@ -72,9 +78,12 @@ def on_line(points: list[tuple[int, float]], at: int) -> float | None:
     return low + (high - low) / (last - first) * (at - first)
 
 
-def cost(recipe: Recipe, data_dir: Path | None = None, measured: bool = True) -> Steps[Cost]:
+def cost(
+    recipe: Recipe, data_dir: Path | None = None, measured: bool = True, cluster: Cluster | None = None
+) -> Steps[Cost]:
     """What a recipe costs; the generator's value is a `Cost`. Raises MlaError where shapes cannot be known."""
     paper = on_paper(recipe, data_dir=data_dir)
+    on_gpus = [] if cluster is None else rounds(paper, cluster)
     found = []
     threads = recipe.train.threads or default_workers()
     for batch_size in BATCHES if measured else ():
@@ -91,7 +100,7 @@ def cost(recipe: Recipe, data_dir: Path | None = None, measured: bool = True) ->
                 if done.error is not None:
                     raise MlaError(f"measuring failed: {done.error.message}", "leave it out with `--no-measure`")
                 found.append(done.value)
-    return Cost(paper, found)
+    return Cost(paper, found, cluster, on_gpus)
 
 
 def measure(task: Task) -> Measured:

@@ -17,7 +17,10 @@ BERT_TOKENS = 30_522  # word pieces of bert-base-uncased
 
 @dataclass
 class Shapes:
-    """inputs: shape of one sample, by modality. tokens: number of token ids, of texts. notes: what was assumed."""
+    """inputs: shape of one sample, by modality. tokens: number of token ids, of texts. notes: what was assumed.
+
+    samples: how many the prepared data have, or else the published set (`is_prepared`); None where neither is known.
+    """
 
     modalities: list[str]
     specs: dict[str, Any]
@@ -25,6 +28,8 @@ class Shapes:
     tokens: dict[str, int]
     num_classes: int
     notes: list[str] = field(default_factory=list)
+    samples: int | None = None
+    is_prepared: bool = False
 
 
 def shapes_of(recipe: Recipe, store: Store | None = None, data_dir: Path | None = None) -> Shapes:
@@ -68,7 +73,9 @@ def shapes_of(recipe: Recipe, store: Store | None = None, data_dir: Path | None 
             )
         specs[m] = spec
     tokens = {m: tokens_of(m, spec, store, notes) for m, spec in specs.items() if spec.kind == "text"}
-    return Shapes(modalities, specs, {m: row_shape(s) for m, s in specs.items()}, tokens, len(classes), notes)
+    samples = getattr(module, "SAMPLES", None) if store is None else store.manifest["counts"]["samples"]
+    inputs = {m: row_shape(s) for m, s in specs.items()}
+    return Shapes(modalities, specs, inputs, tokens, len(classes), notes, samples, store is not None)
 
 
 def unknown(spec: Any) -> bool:

@@ -71,6 +71,8 @@ def main() -> None:
                 found.append(seconds(network, x))
         ratio = statistics.median(times[1]) / statistics.median(times[0])
         print(f"{name}: {plain:.0f} MiB plain, {saving:.0f} MiB with checkpointing; time x {ratio:.2f}")
+        print(f"RESULT {name}: kept | {saving / plain:.3f} | ratio | - | activations with checkpointing / without")
+        print(f"RESULT {name}: time | {ratio:.3f} | ratio | - | forward and backward with checkpointing / without")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,14 @@ def main() -> None:
         for m in found.measured:
             span = f"{min(m.seconds):.2f} to {max(m.seconds):.2f} s"
             print(f"{name}, batch {m.batch_size}: {span}, n = {len(m.seconds)}, threads {m.threads}")
+            compared = f"median of {len(m.seconds)} rounds, threads {m.threads}"
+            print(f"RESULT {name}: round, batch {m.batch_size} | {m.median:.3f} | s | - | {compared}")
+            if m.peak is not None:
+                paper = sum(found.paper.memory(m.batch_size).values())
+                compared = "peak resident memory over the imports / on paper"
+                print(f"RESULT {name}: memory, batch {m.batch_size} | {m.peak / paper:.3f} | ratio | - | {compared}")
+        paper = sum(found.paper.memory(found.paper.recipe.train.batch_size).values())
+        print(f"RESULT {name}: memory on paper | {paper / 1e9:.3f} | GB | - | peak of a step at the recipe's batch")
 
 
 if __name__ == "__main__":

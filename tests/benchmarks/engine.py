@@ -126,6 +126,7 @@ def compare(optimizer: str, folder: Path) -> float:
         f"{optimizer:<6} engine {median['engine']:6.1f} ms, bare loop {median['bare']:6.1f} ms an epoch of "
         f"{len(session.train_loader.rounds)} rounds (medians of {REPETITIONS}): ratio {ratio:.2f}, limit {LIMIT}"
     )
+    print(f"RESULT epoch, {optimizer} | {ratio:.3f} | ratio | <={LIMIT} | processor time of an epoch / a bare loop's")
     return ratio
 
 

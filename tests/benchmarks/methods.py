@@ -93,6 +93,7 @@ def compare(name: str, folder: Path) -> bool:
         ratio, most = median / medians["concat"], own_limits.get(label, limit)
         kept &= ratio <= most
         print(f"  {label:<18} {median:7.3f} ms a step, {ratio:.2f} times concat, limit {most}")
+        print(f"RESULT {label} on {name} | {ratio:.3f} | ratio | <={most} | processor time of a step / `concat`'s")
     return kept
 
 

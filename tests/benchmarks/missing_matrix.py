@@ -72,6 +72,8 @@ def matrix_from_predictions(folder: Path) -> None:
     rows = done.stdout.count("\n") - 1
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"mla eval: {rows} rows in {statistics.median(seconds):.2f} s (median of 5), peak memory {peak:.0f} MB")
+    print(f"RESULT matrix | {statistics.median(seconds):.3f} | s | - | `mla eval`: {rows} rows of {SAMPLES:,} samples")
+    print(f"RESULT matrix, peak memory | {peak:.0f} | MiB | - | the same command's resident memory")
 
 
 def matrix_on_built_in_data(folder: Path) -> None:
@@ -119,6 +121,7 @@ def matrix_on_built_in_data(folder: Path) -> None:
             f"{name}: {entries} entries, {len(rows)} rows: look-up {looked_up:.2f} s, "
             f"{entries} model passes {naive:.1f} s, ratio {naive / looked_up:.0f}"
         )
+        print(f"RESULT {name} | {looked_up / naive:.5f} | ratio | - | look-up of {entries} entries / model passes")
 
 
 if __name__ == "__main__":

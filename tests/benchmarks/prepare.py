@@ -249,6 +249,11 @@ def main() -> int:
         }
         shown = ", ".join(f"{count} clips {peak / 2**20:.0f} MiB" for count, peak in peaks.items())
         print(f"peak memory over the imports, all processes: {shown}; at most {MOST / 2**20:.0f} MiB")
+    print(
+        f"RESULT speed | {ratio:.3f} | ratio | >={LEAST} | clips a second of `mla prepare` / a bare loop that decodes"
+    )
+    for count, peak in peaks.items():
+        print(f"RESULT memory, {count} clips | {peak / 1e6:.0f} | MB | <={MOST / 1e6:.0f} | peak, all processes")
     return 0 if ratio >= LEAST and max(peaks.values()) <= MOST else 1
 
 

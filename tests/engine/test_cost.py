@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from mla_cli import registry
 from mla_cli.core.model import build_encoder
 from mla_cli.engine import measure
-from mla_cli.engine.cost import FLOAT, Trace, build_method, on_paper, trace
+from mla_cli.engine.cost import FLOAT, build_method, on_paper
 from mla_cli.engine.measure import Task, cost, on_line
 from mla_cli.engine.optimizers import build_optimizers
 from mla_cli.engine.shapes import shapes_of
+from mla_cli.engine.trace import Trace, trace
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import EncoderSection
