@@ -1,8 +1,8 @@
 """The optimisers that a recipe asks for: one per group of the method, so that a step of one modality moves no other.
 
-They are torch's own, fused, without the wrappers that torch puts around `step`, `zero_grad` and `add_param_group` for
-its compiler and profiler: those import the compiler (a second and more at start-up) and take nearly half of a tiny
-step. What moves the parameters, state and `state_dict` are torch's, to the bit.
+They are torch's own, fused, without the wrappers that torch puts around their methods for its compiler and profiler:
+those import the compiler (a second and more at start-up) and take nearly half of a tiny step. What they do is torch's,
+to the bit.
 """
 
 import inspect
@@ -17,8 +17,9 @@ from mla_cli.schema import Recipe
 class Unwrapped(torch.optim.Optimizer):
     """What `SGD` and `AdamW` below put in place of torch's wrapped methods; hooks of a step are not called."""
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if not set_to_none:
