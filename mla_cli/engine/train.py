@@ -18,7 +18,7 @@ from mla_cli.data.split_files import WARNING
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.devices import choose_device
 from mla_cli.engine.draws import STORED
-from mla_cli.engine.evaluate import default_rows, write_results
+from mla_cli.engine.evaluate import write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
 from mla_cli.engine.latest import remember
 from mla_cli.engine.predictions import join
@@ -69,14 +69,14 @@ def train(
         facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
     with run.hold():
         can_resume = run.claim(recipe, fingerprint, facts, resume, force)
-        yield from train_claimed(session, run, can_resume)
+        rows = yield from train_claimed(session, run, can_resume)
     remember(run_dir, run.name)
-    yield Finished(str(run.path), default_rows(run))
+    yield Finished(str(run.path), rows)
     return run
 
 
-def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
-    """Train a run that is ours, from its beginning or its last checkpoint, to its end."""
+def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[dict[str, Any]]]:
+    """Train a run that is ours, from its start or its last checkpoint, to its end; the value: its rows of results."""
     recipe, data = session.recipe, session.data
     with run.failing():
         tidy(run)
@@ -105,7 +105,7 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
         yield from epochs(session, run)
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
             yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
-        finish(session, run)
+        return finish(session, run)
 
 
 def warned(run: Run, text: str) -> Note:
@@ -178,8 +178,10 @@ def validate(session: Session, split: str) -> dict[str, float]:
     return accuracies(predictions, fused)
 
 
-def finish(session: Session, run: Run, **facts: Any) -> None:
+def finish(session: Session, run: Run, **facts: Any) -> list[dict[str, Any]]:
     """Score val and test with the selected checkpoint, write predictions and results, mark the run finished.
+
+    Returns the rows of its results.
 
     facts: of the predictions, in place of those of a run that was trained here.
     """
@@ -203,5 +205,6 @@ def finish(session: Session, run: Run, **facts: Any) -> None:
         "train_missing": session.data.facts.get("train_missing"),
     } | facts
     predictions.write(run.predictions)
-    write_results(run)
+    rows = write_results(run)
     run.update(state="finished", best_epoch=session.progress.best_epoch, checkpoint=f"{which}@{values['epoch']}")
+    return rows

@@ -8,8 +8,8 @@ validation, checkpoints and files are apart. The bare loop is what one would wri
 permutation per epoch, the same optimiser class and settings, HGM in float64, the learning rate set once an epoch.
 
 The bare loop runs twice: with `torch.optim`'s classes as a script would use them, and with the engine's own, which are
-the same classes without torch's wrappers (`engine/optimizers.py`); the limit holds for both. All three are timed in turn
-and the medians compared. Exit code 1 if the engine takes more than `LIMIT` times as long as a bare loop.
+the same classes without torch's wrappers (`engine/optimizers.py`); the limit holds for both. All three are timed in
+turn and the medians compared. Exit code 1 if the engine takes more than `LIMIT` times as long as a bare loop.
 """
 
 import gc
