@@ -1,11 +1,17 @@
 """The preset `missing` as tables: methods against missing rates, in training and at test time."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
 from mla_cli.engine import results
-from mla_cli.engine.ablate import Ablation
 from mla_cli.render import Wide
 from mla_cli.wide import CAPTION, about, table_of
+
+if TYPE_CHECKING:
+    from mla_cli.engine.ablate import Ablation
 
 
 def missing_tables(ablation: Ablation) -> list[Wide]:

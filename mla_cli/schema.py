@@ -121,6 +121,7 @@ class TrainSection(Section):
     warmup: float = Field(0.0, ge=0)  # epochs in which the rate rises linearly from 0
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["32", "bf16"] = "32"
+    compile: bool = False  # the encoders' training steps by torch.compile; needs a C++ compiler, on CUDA Triton
     threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
     checkpoint_every: int | str | None = None  # between checkpoints inside an epoch: rounds, or a time such as 10min
     select_on: Literal["val", "last", "test"] = "val"

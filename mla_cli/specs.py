@@ -115,3 +115,11 @@ SPEC_OF_KIND: dict[str, type[Section]] = {
     "extractor": ExtractorSpec,
     "vector": VectorSpec,
 }
+
+
+def same_spec(wanted: Section, stored: Section) -> bool:
+    """Equal, or differing only where the wanted one leaves a value to the data (a vector's width)."""
+    have = stored.model_dump()
+    return all(value is None or have.get(key) == value for key, value in wanted.model_dump().items()) and type(
+        wanted
+    ) is type(stored)

@@ -1,14 +1,19 @@
 """The presets `table1`, `table3` and `hgm` as tables: methods and switches side by side."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mla_cli.engine.ablate import Ablation
 from mla_cli.engine.budget import budgets
 from mla_cli.engine.history import history_rows
 from mla_cli.render import Wide
 from mla_cli.wide import CAPTION, HEAD, HEAD_NOTE, Cells, about, best_cells, difference, left_out
+
+if TYPE_CHECKING:
+    from mla_cli.engine.ablate import Ablation
 
 
 def table1_tables(ablation: Ablation) -> list[Wide]:

@@ -1,18 +1,17 @@
 """Tidy rows -> wide tables: what `mla train`, `mla eval` and `mla ablate` show, made from the rows alone."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mla_cli import registry
 from mla_cli.engine import results
-from mla_cli.engine.ablate import Ablation
 from mla_cli.engine.figures import missing_figures, missing_rate_curves
-from mla_cli.engine.inspection import Inspection
 from mla_cli.engine.numbers import counted, duration
-from mla_cli.engine.prepare import Prepared
 from mla_cli.engine.run import Run
 from mla_cli.evaluation import eval_tables
 from mla_cli.files import write_text
@@ -20,6 +19,11 @@ from mla_cli.matrix import missing_tables
 from mla_cli.render import Wide, markdown, percent, print_lines, print_tidy, print_wide, say
 from mla_cli.standings import hgm_tables, table1_tables, table3_tables
 from mla_cli.wide import CAPTION, Cells, about, best_cells, difference, left_out, rates_tables
+
+if TYPE_CHECKING:
+    from mla_cli.engine.ablate import Ablation
+    from mla_cli.engine.inspection import Inspection
+    from mla_cli.engine.prepare import Prepared
 
 PRESET_TABLES: dict[str, Callable[[Ablation], list[Wide]]] = {
     "missing": missing_tables,

@@ -1,14 +1,19 @@
 """What all wide tables share: where their numbers come from, and which cells stand out."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mla_cli.data.rates import rate_text
 from mla_cli.engine import results
-from mla_cli.engine.ablate import Ablation
-from mla_cli.engine.compare import Comparison
 from mla_cli.render import Wide, spread
+
+if TYPE_CHECKING:
+    from mla_cli.engine.ablate import Ablation
+    from mla_cli.engine.compare import Comparison
 
 CAPTION = "accuracy in %"
 # diagnostics of the shared head in `history.jsonl`, and how they are called in tables

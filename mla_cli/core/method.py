@@ -4,7 +4,7 @@ The engine builds the encoders, the optimisers and the batches; a method says ho
 logits are read. Keyword-only arguments of a method's `__init__` are its own recipe keys (`method.NAME.key`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -89,6 +89,7 @@ class BaseMethod(nn.Module):
         self.idle: tuple[str, ...] = ()  # groups without optimiser: nothing in them trains, such as a frozen encoder
         self.blanks: Mapping[str, Tensor] = {}  # modality -> its imputed input, from the session
         self.watch: Watch | None = None
+        self.compiled: Mapping[str, Callable[[Tensor], Tensor]] = {}  # modality -> its encoder in training, if another
         self.heads = self.build_heads()
         self.random_parts = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p for part in self.modules())
 
@@ -148,7 +149,8 @@ class BaseMethod(nn.Module):
                 torch.default_generator.manual_seed(seed)
             else:
                 torch.manual_seed(seed)
-        return self.encoders[modality](batch.inputs[modality])
+        encoder = self.compiled.get(modality) or self.encoders[modality]
+        return encoder(batch.inputs[modality])
 
     def unimodal_step(self, modality: str, batch: Batch, head: nn.Module, head_name: str) -> Tensor:
         """One modality's encoder and a head, nothing else: cross-entropy, backward, two optimiser steps."""

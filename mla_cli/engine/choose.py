@@ -14,10 +14,10 @@ from mla_cli.data.text import token_count
 from mla_cli.engine.data import complete, prepare_command
 from mla_cli.engine.devices import accelerator
 from mla_cli.engine.latest import latest
-from mla_cli.engine.prepare import same_spec
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import Recipe
+from mla_cli.specs import same_spec
 
 DEFAULT = "emoji"
 Loader = Callable[[Sequence[str], Mapping[str, Any]], Recipe]  # (overrides, flags) -> recipe

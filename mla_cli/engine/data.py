@@ -23,10 +23,10 @@ from mla_cli.data.split_files import apply_split_file, read_split_file
 from mla_cli.data.store import ModalityStore, Store, is_prepared
 from mla_cli.engine.draws import TrainingDraw, draw_training
 from mla_cli.engine.events import Note, Steps
-from mla_cli.engine.prepare import prepare, same_spec
 from mla_cli.errors import MlaError
 from mla_cli.recipe import default_encoder
 from mla_cli.schema import Recipe
+from mla_cli.specs import same_spec
 
 SPLITS = ("train", "val", "test")
 
@@ -72,6 +72,8 @@ def ensure_prepared(recipe: Recipe, data_dir: Path) -> Steps[None]:
     if name not in registry.names("datasets") or not getattr(registry.load("datasets", name), "BUILT_IN", False):
         return
     if not is_prepared(data_dir / recipe.store):
+        from mla_cli.engine.prepare import prepare  # decoders and workers: not needed once a set is prepared
+
         yield Note(f"preparing the built-in data set {name}")
         yield from prepare(name, data_dir, recipe)
 

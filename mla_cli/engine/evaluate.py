@@ -252,10 +252,13 @@ def rate_rows(
 
 def default_rows(run: Run) -> list[dict[str, Any]]:
     """Complete modalities, the run's own fusion, val and test."""
-    parts = [evaluate(run, Request(split=split)) for split in ("val", "test")]
+    predictions = read_predictions(run.predictions)
+    parts = [evaluate(run, Request(split=split), predictions) for split in ("val", "test")]
     return pd.concat(parts).to_dict("records")
 
 
-def write_results(run: Run) -> None:
-    """`results.csv` of a run; `results.md` is rendered from it by `render.py`."""
-    results.write_csv(results.frame(default_rows(run)), run.path / "results.csv")
+def write_results(run: Run) -> list[dict[str, Any]]:
+    """Write `results.csv` of a run and return its rows; `results.md` is rendered from it by `render.py`."""
+    rows = default_rows(run)
+    results.write_csv(results.frame(rows), run.path / "results.csv")
+    return rows

@@ -27,7 +27,6 @@ from mla_cli.engine.evaluate import default_rows
 from mla_cli.engine.events import Finished, Note, Steps
 from mla_cli.engine.latest import remember
 from mla_cli.engine.predictions import read_predictions
-from mla_cli.engine.prepare import same_spec
 from mla_cli.engine.results import IMPORTED
 from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.scoring import fused_scores
@@ -38,6 +37,7 @@ from mla_cli.files import empty_folder, sync_folder
 from mla_cli.locks import FolderLock
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import Recipe
+from mla_cli.specs import same_spec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -33,7 +33,7 @@ from mla_cli.errors import MlaError
 from mla_cli.files import empty_folder, whole_file
 from mla_cli.locks import FolderLock
 from mla_cli.schema import Recipe
-from mla_cli.specs import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec, Section
+from mla_cli.specs import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec
 
 LOOK_AGAIN = 0.2  # seconds between two looks whether another process has ended
 
@@ -102,14 +102,6 @@ def feature_specs(manifest: Manifest, recipe: Recipe | None) -> dict[str, Featur
             )
         specs[modality] = spec or SPEC_OF_KIND[allowed[0]]()  # type: ignore[assignment]
     return specs
-
-
-def same_spec(wanted: Section, stored: Section) -> bool:
-    """Equal, or differing only where the wanted one leaves a value to the data (a vector's width)."""
-    have = stored.model_dump()
-    return all(value is None or have.get(key) == value for key, value in wanted.model_dump().items()) and type(
-        wanted
-    ) is type(stored)
 
 
 def prepare(

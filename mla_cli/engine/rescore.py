@@ -17,12 +17,13 @@ from mla_cli.engine.data import SPLITS, Data, sides
 from mla_cli.engine.evaluate import Evaluator
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.predictions import Predictions, join, read_predictions
-from mla_cli.engine.prepare import prepare, same_spec
+from mla_cli.engine.prepare import prepare
 from mla_cli.engine.run import Run
 from mla_cli.engine.scoring import describe_samples, score
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
+from mla_cli.specs import same_spec
 
 
 def matching_store(path: Path, recipe: Recipe) -> Store:

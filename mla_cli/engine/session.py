@@ -13,6 +13,7 @@ from mla_cli.core.method import BaseMethod, Context
 from mla_cli.core.model import build_encoders, load_pretrained
 from mla_cli.data.augment import check_augment
 from mla_cli.data.loader import SplitLoader
+from mla_cli.engine.compiling import compile_encoders
 from mla_cli.engine.data import Data
 from mla_cli.engine.diagnostics import Diagnostics
 from mla_cli.engine.inputs import Inputs
@@ -63,6 +64,8 @@ class Session:
                 train, held = self.split_loader("train"), self.split_loader("val")
                 self.diagnostics = Diagnostics(self.method, train, data.train_present, held, recipe.seed)
         self.method.blanks = self.blanks
+        if training and recipe.train.compile:
+            self.method.compiled = compile_encoders(self.method.encoders, recipe.train.batch_size)
 
     def build_method(self, pretrained: bool) -> BaseMethod:
         recipe, data = self.recipe, self.data

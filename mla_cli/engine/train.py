@@ -68,6 +68,7 @@ def train(
         "made_by": store.makers(data.modalities),
     }
     run.refuse_held()
+    rows = None
     if run.is_done(resume, force):
         yield Note(f"{run.path} is finished already")
     else:
@@ -84,14 +85,14 @@ def train(
                 yield Note(f"{lock.taken_over()}: taken over")
             if not run.is_done(resume, force):  # by another process, meanwhile
                 can_resume = run.claim(recipe, fingerprint, facts, resume, force)
-                yield from train_claimed(session, run, can_resume)
+                rows = yield from train_claimed(session, run, can_resume)
     remember(run_dir, run.name)  # also where the process that trained it was killed just before
-    yield Finished(str(run.path), default_rows(run))
+    yield Finished(str(run.path), default_rows(run) if rows is None else rows)
     return run
 
 
-def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
-    """Train a run that is ours, from its beginning or its last checkpoint, to its end."""
+def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[dict[str, Any]]]:
+    """Train a run that is ours, from its start or its last checkpoint, to its end; the value: its rows of results."""
     recipe, data = session.recipe, session.data
     with run.failing(), naming_memory(session, run):
         tidy(run)
@@ -120,7 +121,7 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
         yield from epochs(session, run)
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
             yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
-        finish(session, run)
+        return finish(session, run)
 
 
 def warned(run: Run, text: str) -> Note:
@@ -192,8 +193,10 @@ def validate(session: Session, split: str) -> dict[str, float]:
     return accuracies(predictions, fused)
 
 
-def finish(session: Session, run: Run, **facts: Any) -> None:
+def finish(session: Session, run: Run, **facts: Any) -> list[dict[str, Any]]:
     """Score val and test with the selected checkpoint, write predictions and results, mark the run finished.
+
+    Returns the rows of its results.
 
     facts: of the predictions, in place of those of a run that was trained here.
     """
@@ -217,10 +220,11 @@ def finish(session: Session, run: Run, **facts: Any) -> None:
         "train_missing": session.data.facts.get("train_missing"),
     } | facts
     predictions.write(run.predictions)
-    write_results(run)
+    rows = write_results(run)
     run.update(
         state="finished",
         files=run.digests(),
         best_epoch=session.progress.best_epoch,
         checkpoint=f"{which}@{values['epoch']}",
     )
+    return rows

@@ -21,11 +21,11 @@ from mla_cli.engine import prepare as preparing
 from mla_cli.engine.events import Note, Progress
 from mla_cli.engine.executor import Local
 from mla_cli.engine.latest import latest
-from mla_cli.engine.prepare import Prepared, prepare, raw_root, same_spec
+from mla_cli.engine.prepare import Prepared, prepare, raw_root
 from mla_cli.errors import MlaError
 from mla_cli.recipe import validate
 from mla_cli.schema import Recipe
-from mla_cli.specs import ImageSpec, TextSpec, VectorSpec
+from mla_cli.specs import ImageSpec, TextSpec, VectorSpec, same_spec
 
 COUNT = 150  # samples of the small raw folder: three shards of 64 rows for each modality
 
