@@ -19,14 +19,20 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
     the last item, by an error on either side, closed early, interrupted. It computes on one core of torch's: a second
     team of threads beside the one that trains would only be in its way.
     """
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads()  # also makes this thread keep its number
     with ThreadPoolExecutor(1, "mla-data") as pool:
-        pool.submit(torch.set_num_threads, 1).result()
-        torch.set_num_threads(threads)  # torch keeps a number per thread, and gives new threads what was set last
+        pool.submit(use_one_core).result()
+        torch.set_num_threads(threads)  # what threads to come start with
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = pool.submit(next, items, None)
             yield item
+
+
+def use_one_core() -> None:
+    """For this thread alone: torch keeps a number per thread, taken from what was set last when it is first asked."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()
 
 
 def read_ahead(rounds: Iterator[Chosen], window: int, will_need: Callable[[str, np.ndarray], None]) -> Iterator[Chosen]:

@@ -183,7 +183,7 @@ class TrainLoader:
 
     def made(self, epoch: int, start: int, count: int) -> Iterator[tuple[Batch, list[str]]]:
         """Rounds `start`, ..., `count` - 1, each with the modalities that had too few samples. Changes nothing here."""
-        rounds = islice(self.rounds.epoch(epoch, start), max(0, count - start))
+        rounds: Iterator[Chosen] = islice(self.rounds.epoch(epoch, start), max(0, count - start))
         if self.rounds.window:
             rounds = read_ahead(rounds, self.rounds.window, self.will_need)
         for number, chosen in enumerate(rounds, start):

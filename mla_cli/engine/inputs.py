@@ -13,7 +13,6 @@ from mla_cli.data.loader import ModalityLoader, SplitLoader, TrainLoader
 from mla_cli.data.order import Blocks, Rounds
 from mla_cli.engine.events import Steps
 from mla_cli.engine.frozen import FrozenFeatures
-from mla_cli.engine.measure import physical_memory
 from mla_cli.errors import MlaError
 from mla_cli.schema import AugmentSection, Recipe
 
@@ -111,16 +110,19 @@ class Inputs:
 
     def order_warnings(self) -> list[str]:
         """What `train.shuffle` does that the data do not need, or does not do that they need."""
-        train, split, memory = self.recipe.train, self.split_loader("train"), physical_memory()
+        from mla_cli.engine.measure import physical_memory  # imports much that training does without
+
+        train, split = self.recipe.train, self.split_loader("train")
         if train.shuffle == "blocks" and not split.is_mapped:
             mixed = train.block_rows * train.mixed_blocks
             return [
                 f"train.shuffle: blocks mixes {mixed:,} samples at a time; these are in memory, `full` costs nothing"
             ]
-        if train.shuffle == "full" and memory and split.mapped_bytes > LARGE_SHARE * memory:
+        size, memory = split.mapped_bytes, physical_memory()
+        if train.shuffle == "full" and memory is not None and size > LARGE_SHARE * memory:
             return [
-                f"the training samples take {split.mapped_bytes / 2**30:.1f} GiB of this machine's {memory / 2**30:.1f} GiB "
-                "of memory, and are read in random order: where the disk is too slow for it, "
+                f"the training samples take {size / 2**30:.1f} GiB, more than half of {memory / 2**30:.1f} GiB of "
+                "memory, and are read in random order; where the disk is too slow for that, "
                 "`--set train.shuffle=blocks` reads neighbours together"
             ]
         return []
