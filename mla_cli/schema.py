@@ -126,6 +126,9 @@ class TrainSection(Section):
     checkpoint_every: int | str | None = None  # between checkpoints inside an epoch: rounds, or a time such as 10min
     select_on: Literal["val", "last", "test"] = "val"
     diagnostics: bool = True  # imbalance between modalities, every epoch in history.jsonl; changes no weight
+    shuffle: Literal["full", "blocks"] = "full"  # `blocks`: for data larger than memory, see `data/order.py`
+    block_rows: int = Field(16, ge=1)  # neighbouring samples that are read in one piece
+    mixed_blocks: int = Field(64, ge=1)  # blocks whose samples are mixed with each other
     max_rounds: int | None = Field(None, ge=1)  # cut every epoch short (smoke runs)
     missing_rate: float | dict[str, float] = 0.0  # by modality with `per_modality`: {audio: 0.5, text: 0}
     missing_pattern: Literal["kept_one", "bernoulli", "per_modality"] = "kept_one"

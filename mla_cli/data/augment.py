@@ -62,8 +62,10 @@ def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch
     if batch.dtype == torch.uint8:
         batch = batch.float()
     if kind in ("image", "video"):
-        if settings.crop < 1 or settings.flip or settings.shift > 0:
+        if settings.crop < 1 or settings.shift > 0:
             batch = resample(batch, settings, generator)
+        elif settings.flip:
+            batch = flip(batch, generator)
     elif kind in TIME_AXIS:
         axis = TIME_AXIS[kind]
         if settings.shift > 0:
@@ -107,6 +109,12 @@ def resample(batch: Tensor, settings: AugmentSection, generator: torch.Generator
     # The frames of a clip take part as further channels, so that they move together.
     flat = batch.reshape(count, -1, height, width)
     return grid_sample(flat, grid, mode="bilinear", align_corners=False).reshape(batch.shape)
+
+
+def flip(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror (B, ..., W) images left to right with probability 1/2 each: values move, and stay what they are."""
+    mirrored = torch.rand(len(batch), generator=generator) < 0.5
+    return torch.where(mirrored.reshape(-1, *[1] * (batch.dim() - 1)).to(batch.device), batch.flip(-1), batch)
 
 
 def shift_axis(batch: Tensor, axis: int, largest: int, generator: torch.Generator) -> Tensor:

@@ -1,10 +1,13 @@
-"""From the store to normalised batches on the device: whole batches are gathered, nothing runs per sample.
+"""From the store to normalised batches on the device.
 
-Small modalities are normalised once and kept in memory; larger ones are gathered from the memory map batch by batch.
+Small modalities are normalised once and kept in memory. Larger ones are read from the memory map batch by batch, each
+row normalised on its way while it is in the processor's cache; training has the next batch made in a background thread
+while it computes. Every draw is keyed, so the bytes are the same with and without the thread.
 """
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,33 +15,45 @@ from torch import Tensor
 
 from mla_cli.core.method import Batch
 from mla_cli.data.augment import augment
+from mla_cli.data.background import Chosen, ahead, read_ahead
+from mla_cli.data.mapped import FAULT_BYTES
 from mla_cli.data.order import Rounds
 from mla_cli.data.samples import Samples
 from mla_cli.data.store import ModalityStore
 from mla_cli.schema import AugmentSection
 from mla_cli.seeding import derive, generator
 
-RESIDENT_BYTES = 256 << 20  # a modality below this, as float32, is kept in memory
+RESIDENT_BYTES = 256 << 20  # modalities of a split that fit in this together, as float32, are kept in memory
+BLOCK_BYTES = 256 << 10  # as float32, of rows normalised at once: they stay in the cache from one pass to the next
+MAPPED_BYTES = 256 << 20  # so much of a modality stays mapped at most: mapped pages count as this process's memory
 
 
 class ModalityLoader:
     """Normalised inputs of one modality of one split: positions of samples -> (n, ...) on the device.
 
     rows: int64 (sample,), -1 where absent (such samples get `blank`). Text stays int32 token numbers, padding -1.
+    small: whether all inputs are kept in memory.
     """
 
-    def __init__(self, store: ModalityStore, rows: np.ndarray, mean: np.ndarray, sd: np.ndarray, device: torch.device):
-        self.store, self.rows, self.device = store, rows, device
+    def __init__(
+        self,
+        store: ModalityStore,
+        rows: np.ndarray,
+        mean: np.ndarray,
+        sd: np.ndarray,
+        device: torch.device,
+        small: bool = True,
+    ):
+        self.store, self.rows, self.device, self.small = store, rows, device, small
         self.is_text = store.kind == "text"
-        self.mean = torch.from_numpy(mean.astype(np.float32)).to(device)
-        self.scale = torch.from_numpy((1.0 / sd).astype(np.float32)).to(device)
+        self.mean, self.scale = mean.astype(np.float32), (1.0 / sd).astype(np.float32)
+        self.touched = 0  # bytes mapped since the map was last let go, at most
         self.blank = self.blank_input()
 
     @cached_property
     def resident(self) -> Tensor | None:
         """All inputs, where they are small; made when they are first asked for: features may be stored until then."""
-        size = 4 * len(self.rows) * int(np.prod(self.store.shape))
-        return self.gather(np.arange(len(self.rows))) if size <= RESIDENT_BYTES else None
+        return self.gather(np.arange(len(self.rows))) if self.small else None
 
     def blank_input(self) -> Tensor:
         """What stands for an absent input: the mean of the training data, 0 after normalisation; padding for text."""
@@ -47,13 +62,45 @@ class ModalityLoader:
         return torch.zeros(self.store.shape, device=self.device)
 
     def gather(self, positions: np.ndarray) -> Tensor:
+        """(n, ...) inputs of the samples at these positions, from the store.
+
+        On a CPU each block of rows is converted and normalised straight from the map. Other devices get the stored
+        numbers, fewer bytes, and normalise them.
+        """
         rows = self.rows[positions]
-        raw = torch.from_numpy(self.store.take(np.maximum(rows, 0))).to(self.device)
-        batch = raw if self.is_text else raw.float().sub_(self.mean).mul_(self.scale)
+        on_cpu = self.device.type == "cpu"
+        raw = torch.from_numpy(np.empty(0, self.store.dtype)).dtype
+        dtype = torch.float32 if on_cpu and not self.is_text else raw
+        batch = torch.empty(len(rows), *self.store.shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+        self.read(np.maximum(rows, 0), batch.numpy(), normalise=on_cpu and not self.is_text)
+        if not on_cpu:
+            batch = batch.to(self.device, non_blocking=True)
+            if not self.is_text:
+                mean, scale = (torch.from_numpy(value).to(self.device) for value in (self.mean, self.scale))
+                batch = batch.float().sub_(mean).mul_(scale)
         absent = np.flatnonzero(rows < 0)
         if len(absent):
             batch[torch.from_numpy(absent).to(self.device)] = self.blank
         return batch
+
+    def read(self, rows: np.ndarray, out: np.ndarray, normalise: bool) -> None:
+        """Copy rows of the store into `out`, (n, ...), converted to its dtype."""
+        size = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
+        for start in range(0, len(rows), size):
+            part = out[start : start + size]
+            np.copyto(part, self.store.view(rows[start : start + size]), casting="same_kind")
+            if normalise:
+                part -= self.mean
+                part *= self.scale
+        self.touched += len(rows) * max(self.store.row_bytes, FAULT_BYTES)
+        if self.touched > MAPPED_BYTES:
+            self.store.let_go()
+            self.touched = 0
+
+    def will_need(self, positions: np.ndarray) -> None:
+        """Have these samples' inputs read from the disk while we go on."""
+        rows = np.unique(self.rows[positions])
+        self.store.will_need(rows[rows >= 0])
 
     def batch(self, positions: np.ndarray) -> Tensor:
         """(n, ...) inputs of the samples at these positions."""
@@ -74,11 +121,32 @@ class SplitLoader:
     ):
         self.samples, self.device = samples, device
         self.labels = torch.from_numpy(samples.labels.astype(np.int64)).to(device)
+        columns = {m: samples.rows[:, i] for i, m in enumerate(samples.modalities) if m in stores}
+        small = small_enough({m: 4 * len(samples) * int(np.prod(stores[m].shape)) for m in columns})
         self.modalities = {
-            m: ModalityLoader(stores[m], samples.rows[:, i], *normalisation[m], device)
-            for i, m in enumerate(samples.modalities)
-            if m in stores
+            m: ModalityLoader(stores[m], rows, *normalisation[m], device, m in small) for m, rows in columns.items()
         }
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether any modality is read from the disk; those that are not are taken into memory here, if need be."""
+        return any(loader.resident is None for loader in self.modalities.values())
+
+    @property
+    def mapped_bytes(self) -> int:
+        """What the samples take in the store, of modalities that are read from the disk."""
+        return sum(
+            int((loader.rows >= 0).sum()) * loader.store.row_bytes
+            for loader in self.modalities.values()
+            if not loader.small
+        )
+
+
+def small_enough(sizes: Mapping[str, int]) -> set[str]:
+    """The modalities to keep in memory: the smallest that need at most RESIDENT_BYTES together. sizes: in bytes."""
+    names = sorted(sizes, key=lambda m: (sizes[m], m))
+    total = np.cumsum([sizes[m] for m in names])
+    return {m for m, together in zip(names, total, strict=True) if together <= RESIDENT_BYTES}
 
 
 class TrainLoader:
@@ -107,23 +175,43 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0, limit: int | None = None) -> Iterator[Batch]:
         """Yield the epoch's batches from round `start` on, at most `limit` rounds in all."""
         count = len(self.rounds) if limit is None else min(limit, len(self.rounds))
-        for number, chosen in zip(range(start, count), self.rounds.epoch(epoch, start), strict=False):
-            batch = Batch(epoch, number, count, {}, {})
-            given = self.given(epoch, number, next(iter(chosen.values()))) if self.fill else None
-            for m, positions in chosen.items():
-                if m not in self.split.modalities:
-                    continue
-                if len(positions) < self.least[m]:
-                    self.skipped[m] += 1
-                    continue
-                where = torch.from_numpy(positions).to(self.split.device)
-                batch.inputs[m] = self.inputs(epoch, number, m, positions)
-                if given is not None:
-                    batch.inputs[m] = self.imputed(batch.inputs[m], m, given)
-                batch.labels[m], batch.positions[m] = self.split.labels.index_select(0, where), where
-            if given is not None and not given.all():
-                batch.present = torch.from_numpy(given).to(self.split.device)
+        made = self.made(epoch, start, count)
+        for batch, skipped in ahead(made) if self.split.is_mapped else made:
+            for m in skipped:  # counted when their round comes, not when it is made: a checkpoint may lie between
+                self.skipped[m] += 1
             yield batch
+
+    def made(self, epoch: int, start: int, count: int) -> Iterator[tuple[Batch, list[str]]]:
+        """Rounds `start`, ..., `count` - 1, each with the modalities that had too few samples. Changes nothing here."""
+        rounds: Iterator[Chosen] = islice(self.rounds.epoch(epoch, start), max(0, count - start))
+        if self.rounds.window:
+            rounds = read_ahead(rounds, self.rounds.window, self.will_need)
+        for number, chosen in enumerate(rounds, start):
+            yield self.filled(Batch(epoch, number, count, {}, {}), chosen)
+
+    def will_need(self, modality: str, positions: np.ndarray) -> None:
+        loader = self.split.modalities.get(modality)
+        if loader is not None and loader.resident is None:
+            loader.will_need(positions)
+
+    def filled(self, batch: Batch, chosen: Chosen) -> tuple[Batch, list[str]]:
+        """A round's batch with the samples chosen for it: the one place where positions become inputs."""
+        skipped, number, epoch = [], batch.round, batch.epoch
+        given = self.given(epoch, number, next(iter(chosen.values()))) if self.fill else None
+        for m, positions in chosen.items():
+            if m not in self.split.modalities:
+                continue
+            if len(positions) < self.least[m]:
+                skipped.append(m)
+                continue
+            where = torch.from_numpy(positions).to(self.split.device)
+            batch.inputs[m] = self.inputs(epoch, number, m, positions)
+            if given is not None:
+                batch.inputs[m] = self.imputed(batch.inputs[m], m, given)
+            batch.labels[m], batch.positions[m] = self.split.labels.index_select(0, where), where
+        if given is not None and not given.all():
+            batch.present = torch.from_numpy(given).to(self.split.device)
+        return batch, skipped
 
     def given(self, epoch: int, number: int, positions: np.ndarray) -> np.ndarray:
         """bool (n, modality): what these samples show in this round.

@@ -3,9 +3,13 @@
 `shared`: the modalities of a round use one batch, each only those of its samples that have it.
 `independent`: every modality has its own reshuffled stream of the samples that have it; a round is one step of each;
 short streams start again (`method.rounds` sets how many rounds an epoch has).
+
+`train.shuffle: full` puts an epoch's samples in any order. `blocks` is for data larger than memory, which a disk reads
+well only in pieces: blocks of neighbouring samples come in random order, and so many of them at a time are mixed.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,17 +18,40 @@ from mla_cli.schema import MethodSection
 from mla_cli.seeding import generator
 
 
-def shuffled(count: int, seed: int, epoch: int, name: str, again: int = 0) -> np.ndarray:
-    """The order of `count` samples in one epoch; `again` counts the times a short stream has started over."""
-    return generator(seed, "order", epoch, name, again).permutation(count)
+class Blocks(NamedTuple):
+    """How an order is kept friendly to a disk. rows: neighbouring samples of a block. mixed: blocks read at a time."""
+
+    rows: int
+    mixed: int
+
+
+def shuffled(count: int, seed: int, epoch: int, name: str, again: int = 0, blocks: Blocks | None = None) -> np.ndarray:
+    """The order of `count` samples in one epoch; `again` counts the times a short stream has started over.
+
+    With blocks: the blocks in random order, and within each group of `mixed` of them all samples in random order. Two
+    samples that follow each other are then of one block with probability (rows - 1) / (rows * mixed - 1) in place of
+    (rows - 1) / (count - 1), about 1 / mixed.
+    """
+    if blocks is None:
+        return generator(seed, "order", epoch, name, again).permutation(count)
+    rng = generator(seed, "blocks", epoch, name, again)
+    order = rng.permutation(-(-count // blocks.rows))
+    groups = []
+    for start in range(0, len(order), blocks.mixed):
+        chosen = order[start : start + blocks.mixed, None]
+        members = (chosen * blocks.rows + np.arange(blocks.rows)).ravel()
+        groups.append(rng.permutation(members[members < count]))
+    return np.concatenate(groups) if groups else order
 
 
 class Rounds:
     """The rounds of every epoch over a split.
 
     present: bool (sample, modality). aligned: every modality of a round gets the whole shared batch, absent ones
-    included (they are imputed later). Raises MlaError for a modality without samples, and where `shared` batching meets
-    data in which no sample has all modalities.
+    included (they are imputed later). blocks: of the samples in manifest order, or of each modality's own with
+    `independent` batching; None shuffles fully. window: rounds whose samples are read from the disk together, 0 without
+    blocks. Raises MlaError for a modality without samples, and where `shared` batching meets data in which no sample
+    has all modalities.
     """
 
     def __init__(
@@ -35,9 +62,11 @@ class Rounds:
         batch_size: int,
         seed: int,
         aligned: bool = False,
+        blocks: Blocks | None = None,
     ):
         self.present, self.modalities = present, modalities
-        self.batch_size, self.seed, self.aligned = batch_size, seed, aligned
+        self.batch_size, self.seed, self.aligned, self.blocks = batch_size, seed, aligned, blocks
+        self.window = -(-blocks.rows * blocks.mixed // batch_size) if blocks else 0
         self.independent = section.batching == "independent" and not aligned
         empty = [m for m, column in zip(modalities, present.T, strict=True) if not column.any()]
         if empty:
@@ -68,7 +97,7 @@ class Rounds:
                 if number >= start:
                     yield chosen
             return
-        order = shuffled(len(self.present), self.seed, epoch, "shared")
+        order = shuffled(len(self.present), self.seed, epoch, "shared", blocks=self.blocks)
         for number in range(start, self.count):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield {
@@ -79,6 +108,6 @@ class Rounds:
         """Batches of one modality's samples, reshuffled each time they run out."""
         pool, again = self.pools[modality], 0
         while True:
-            order = pool[shuffled(len(pool), self.seed, epoch, modality, again)]
+            order = pool[shuffled(len(pool), self.seed, epoch, modality, again, self.blocks)]
             yield from (order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size))
             again += 1

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from pydantic import TypeAdapter
 
+from mla_cli.data.mapped import MappedShard
 from mla_cli.errors import MlaError
 from mla_cli.files import read_sealed
 from mla_cli.specs import FeatureSpec, Section
@@ -88,24 +89,52 @@ class ModalityStore:
     shard_rows: int
 
     @cached_property
-    def shards(self) -> list[np.ndarray]:
+    def maps(self) -> list[MappedShard]:
+        """The files, opened. Raises MlaError for one that is not what the manifest says."""
         count = -(-self.num_rows // self.shard_rows)
         paths = [self.folder / f"{number:05d}.npy" for number in range(count)]
         try:
-            # asarray: a plain view of the map; indexing the memmap subclass costs more per batch
-            shards = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths]
+            maps = [MappedShard(path) for path in paths]
         except (OSError, ValueError, EOFError) as error:
             raise MlaError(
                 f"cannot read `{self.folder}`: {error}", "prepare the data set again with --force"
             ) from error
-        for number, shard in enumerate(shards):
+        for number, shard in enumerate(mapped.rows for mapped in maps):
             rows = min(self.shard_rows, self.num_rows - number * self.shard_rows)
             if shard.shape != (rows, *self.shape) or shard.dtype != self.dtype:
                 raise MlaError(
                     f"`{paths[number]}` holds {shard.dtype} {shard.shape}, not {self.dtype} {(rows, *self.shape)}",
                     "prepare the data set again with --force",
                 )
-        return shards
+        return maps
+
+    @cached_property
+    def shards(self) -> list[np.ndarray]:
+        return [mapped.rows for mapped in self.maps]
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def view(self, rows: np.ndarray) -> np.ndarray:
+        """The rows as `take` gives them; where they follow each other in one shard, a read-only view of the map."""
+        number, offset = divmod(int(rows[0]), self.shard_rows) if len(rows) else (0, 0)
+        end = offset + len(rows)
+        if not len(rows) or end > self.shard_rows or not self.shards or (np.diff(rows) != 1).any():
+            return self.take(rows)
+        return self.shards[number][offset:end]
+
+    def will_need(self, rows: np.ndarray) -> None:
+        """Have the kernel read these rows from the disk while we go on. rows: sorted, each once."""
+        for number in np.unique(rows // self.shard_rows).tolist():
+            offsets = rows[rows // self.shard_rows == number] % self.shard_rows
+            for run in np.split(offsets, np.flatnonzero(np.diff(offsets) != 1) + 1):
+                self.maps[number].will_need(int(run[0]), int(run[-1]) + 1)
+
+    def let_go(self) -> None:
+        """Unmap what was read, so that it does not count as this process's memory."""
+        for mapped in self.maps:
+            mapped.let_go()
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Gather rows: int (n,) -> (n, *shape), a copy in the order asked for; zeros of a modality that nobody has."""

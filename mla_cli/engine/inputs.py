@@ -10,7 +10,7 @@ from torch import Tensor
 from mla_cli.core.method import BaseMethod
 from mla_cli.core.model import needs_two
 from mla_cli.data.loader import ModalityLoader, SplitLoader, TrainLoader
-from mla_cli.data.order import Rounds
+from mla_cli.data.order import Blocks, Rounds
 from mla_cli.engine.events import Steps
 from mla_cli.engine.frozen import FrozenFeatures
 from mla_cli.errors import MlaError
@@ -18,6 +18,9 @@ from mla_cli.schema import AugmentSection, Recipe
 
 if TYPE_CHECKING:
     from mla_cli.engine.data import Data
+
+
+LARGE_SHARE = 0.5  # of the memory: what is larger does not stay in the kernel's cache from one epoch to the next
 
 
 class Inputs:
@@ -73,6 +76,9 @@ class Inputs:
             recipe.train.batch_size,
             recipe.seed,
             aligned=fill,
+            blocks=Blocks(recipe.train.block_rows, recipe.train.mixed_blocks)
+            if recipe.train.shuffle == "blocks"
+            else None,
         )
         least = {m: 2 if needs_two(self.method.encoders[m]) else 1 for m in self.method.modalities}  # type: ignore[arg-type]
         if self.method.aligned:  # a joint step is possible only if every encoder can take the batch
@@ -100,7 +106,26 @@ class Inputs:
                 found.append(
                     f"the encoder of {m} is frozen as it starts, at random: no `encoders.{m}.weights` is given"
                 )
-        return found
+        return [*found, *self.order_warnings()]
+
+    def order_warnings(self) -> list[str]:
+        """What `train.shuffle` does that the data do not need, or does not do that they need."""
+        from mla_cli.engine.measure import physical_memory  # imports much that training does without
+
+        train, split = self.recipe.train, self.split_loader("train")
+        if train.shuffle == "blocks" and not split.is_mapped:
+            mixed = train.block_rows * train.mixed_blocks
+            return [
+                f"train.shuffle: blocks mixes {mixed:,} samples at a time; these are in memory, `full` costs nothing"
+            ]
+        size, memory = split.mapped_bytes, physical_memory()
+        if train.shuffle == "full" and memory is not None and size > LARGE_SHARE * memory:
+            return [
+                f"the training samples take {size / 2**30:.1f} GiB, more than half of {memory / 2**30:.1f} GiB of "
+                "memory, and are read in random order; where the disk is too slow for that, "
+                "`--set train.shuffle=blocks` reads neighbours together"
+            ]
+        return []
 
     def imputed_input(self, modality: str) -> Tensor:
         """The imputed input of a modality: zeros after normalisation, or the mean over the training samples.
