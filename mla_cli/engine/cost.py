@@ -16,6 +16,7 @@ import numpy as np
 from mla_cli import registry
 from mla_cli.data.features import row_dtype, row_shape
 from mla_cli.data.store import Store
+from mla_cli.engine.devices import autocast_dtype
 from mla_cli.engine.shapes import Shapes, shapes_of
 from mla_cli.errors import MlaError
 from mla_cli.recipe import default_encoder
@@ -104,6 +105,12 @@ class Paper:
             "activations": activations,
         }
 
+    def reduced(self) -> dict[str, int]:
+        """Bytes that data parallelism adds up in each step: gradients, the features' sum (MLA's h), the losses."""
+        each = {p.name: FLOAT * (p.trained + self.head + self.recipe.shared_width + 1) for p in self.encoders}
+        joint = FLOAT * (sum(p.trained for p in self.encoders) + self.head + 1)
+        return {"all modalities": joint} if self.joint else each
+
     @property
     def largest(self) -> str:
         """Whose step needs most memory."""
@@ -189,7 +196,7 @@ def build_method(recipe: Recipe, shapes: Shapes) -> "BaseMethod":
         section=recipe.method,
         device=torch.device("cpu"),
         label_smoothing=recipe.train.label_smoothing,
-        autocast=torch.bfloat16 if recipe.train.precision == "bf16" else None,
+        autocast=autocast_dtype(recipe.train.precision),
         num_samples=recipe.train.batch_size,
         epochs=recipe.train.epochs,
     )
@@ -220,7 +227,8 @@ def trace_encoder(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Mo
 
     def loss(count: int) -> "Tensor":
         inputs = torch.zeros(count, *shape, dtype=torch.int32 if is_text else torch.float32)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+        half = autocast_dtype(recipe.train.precision)
+        with torch.autocast("cpu", half, enabled=half is not None):
             logits = head(encoder(inputs))
         return nn.functional.cross_entropy(logits.float(), torch.zeros(count, dtype=torch.int64))
 
