@@ -7,10 +7,11 @@ Ctrl-C and SIGTERM are rank 0's to answer; when it ends the others lose it, and 
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -63,9 +64,17 @@ def joined(device: str) -> Iterator[Ranks]:
         if speaks(store):
             raise
         raise SystemExit(1) from error
+    finally:
+        leave()
+
+
+def leave() -> None:
+    """Close the connections: a process that ends with gloo's threads alive ends with an abort."""
     import torch.distributed as dist
 
-    dist.destroy_process_group()
+    if sys.exc_info()[0] is None or dist.get_backend() == "gloo":  # with NCCL a lost rank would be waited for
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def answer_signals(ranks: Ranks) -> None:
