@@ -24,6 +24,9 @@ Reference = Annotated[
     bool, typer.Option("--reference", help="Published numbers for the data set, in tables of their own.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="32, bf16 or 16 (float16); the recipe's `train.precision`.")
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="1 epoch, 2 batches, 64 rows: does it run? Not a result.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where work runs: local, or ray (a Ray cluster).")]
 Address = Annotated[

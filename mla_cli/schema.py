@@ -120,7 +120,8 @@ class TrainSection(Section):
     step_factor: float = Field(0.1, gt=0, le=1)
     warmup: float = Field(0.0, ge=0)  # epochs in which the rate rises linearly from 0
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["32", "bf16", "16"] = "32"  # 16: float16 with a loss scale
+    sync_batchnorm: bool = False  # with several processes on CUDA: batch statistics of the whole batch
     compile: bool = False  # the encoders' training steps by torch.compile; needs a C++ compiler, on CUDA Triton
     threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
     checkpoint_every: int | str | None = None  # between checkpoints inside an epoch: rounds, or a time such as 10min
@@ -165,7 +166,7 @@ class TrainSection(Section):
     @field_validator("precision", mode="before")
     @classmethod
     def precision_is_text(cls, value: object) -> object:
-        return "32" if value == 32 else value
+        return str(value) if value in (16, 32) and not isinstance(value, bool) else value
 
 
 FusionRule = Literal["entropy", "entropy_batch", "uniform", "fixed", "energy", "native"]

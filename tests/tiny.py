@@ -10,6 +10,7 @@ import torch
 
 from mla_cli import registry
 from mla_cli.core.method import Batch
+from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.engine.data import complete, load_data, open_store
 from mla_cli.engine.run import Run
 from mla_cli.engine.session import Session
@@ -94,13 +95,13 @@ def trained(recipe: Recipe, data_dir: Path, run_dir: Path, **options: Any) -> Ru
     return run
 
 
-def make_session(recipe: Recipe, data_dir: Path, training: bool = True) -> Session:
+def make_session(recipe: Recipe, data_dir: Path, training: bool = True, ranks: Ranks = ALONE) -> Session:
     """A session as `train` builds it."""
     store = open_store(recipe, data_dir)
     recipe = complete(recipe, store)
     aligned = registry.load("methods", recipe.method.name).Method.aligned
     torch.set_num_threads(1)
-    return Session(recipe, load_data(recipe, store, aligned=aligned), CPU, training)
+    return Session(recipe, load_data(recipe, store, aligned=aligned), CPU, training, ranks=ranks)
 
 
 def one_modality(batch: Batch, modality: str) -> Batch:

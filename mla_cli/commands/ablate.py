@@ -16,6 +16,7 @@ from mla_cli.options import (
     ExecutorName,
     Format,
     Loggers,
+    Precision,
     Quiet,
     RecipeName,
     Reference,
@@ -48,6 +49,7 @@ def ablate_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
     smoke: Smoke = False,
     device: Device = "auto",
+    precision: Precision = None,
     loggers: Loggers = None,
     reference: Reference = False,
     output_format: Format = "table",
@@ -71,7 +73,8 @@ def ablate_command(
     if significance and preset != "table1":
         raise typer.BadParameter("--significance marks the table of --preset table1")
     listeners = check_loggers(loggers or ())
-    chosen, why = choose_recipe(recipe or "emoji", data_dir, [*(sets or ()), *(SMOKE if smoke else ())])
+    flags = {"train.precision": precision}
+    chosen, why = choose_recipe(recipe or "emoji", data_dir, [*(sets or ()), *(SMOKE if smoke else ())], flags)
     render.say(why, quiet)
     axes = [parse_over(text) for text in over or ()]
     numbers, draws = parse_numbers(seeds, "--seeds"), parse_numbers(mask_seeds, "--mask-seeds")

@@ -1,10 +1,12 @@
 """`mla train`."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
 
-from mla_cli.app import app, command
+from mla_cli.app import app, command, resuming
 from mla_cli.options import (
     DATA_DIR,
     RUN_DIR,
@@ -15,6 +17,7 @@ from mla_cli.options import (
     Force,
     Format,
     Loggers,
+    Precision,
     Quiet,
     RecipeName,
     RunDir,
@@ -36,6 +39,10 @@ def train_command(
     force: Force = False,
     smoke: Smoke = False,
     device: Device = "auto",
+    devices: Annotated[
+        int | None, typer.Option("--devices", min=1, help="Processes that train the run together, one for each device.")
+    ] = None,
+    precision: Precision = None,
     loggers: Loggers = None,
     output_format: Format = "table",
     data_dir: DataDir = DATA_DIR,
@@ -47,14 +54,29 @@ def train_command(
     from mla_cli import render, tables
     from mla_cli.engine.choose import choose_recipe
     from mla_cli.engine.loggers import check_loggers, logged
-    from mla_cli.engine.train import train
+    from mla_cli.engine.together import PARENT, attend, is_rank, joined
 
     render.check_format(output_format)
     listeners = check_loggers(loggers or ())
-    flags = {"method.name": method, "seed": seed, "dataset.split_file": split_file}
+    flags = {"method.name": method, "seed": seed, "dataset.split_file": split_file, "train.precision": precision}
     chosen, why = choose_recipe(recipe, data_dir, [*(sets or ()), *(SMOKE if smoke else ())], flags, hgm)
-    render.say(why, quiet)
-    training = train(chosen, data_dir, run_dir, device, resume=resume, force=force or smoke)
-    run = render.show(logged(training, listeners), quiet)
+    if is_rank() and devices and PARENT not in os.environ:
+        raise typer.BadParameter("--devices: torchrun has started the processes already; leave it out")
+    if devices:
+        from mla_cli.engine.launch import launch, too_many
+
+        if problem := too_many(devices, device, chosen.train.batch_size):
+            raise typer.BadParameter(problem)
+        if devices > 1 and not is_rank():
+            raise typer.Exit(launch(devices, sys.argv[1:], resuming("train")))
+    from mla_cli.engine.train import train
+
+    with joined(device) as ranks:
+        render.say(why, quiet or not ranks.is_first)
+        training = train(chosen, data_dir, run_dir, device, resume=resume, force=force or smoke, ranks=ranks)
+        if not ranks.is_first:
+            attend(training)
+            return
+        run = render.show(logged(training, listeners), quiet)
     tables.write_markdown(run)
     tables.print_run(run, output_format)

@@ -4,7 +4,7 @@ The engine builds the encoders, the optimisers and the batches; a method says ho
 logits are read. Keyword-only arguments of a method's `__init__` are its own recipe keys (`method.NAME.key`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mla_cli.core.loss_scale import LossScale
 from mla_cli.core.model import Encoder, build_head
+from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.errors import MlaError
 from mla_cli.schema import MethodSection
 from mla_cli.seeding import derive
@@ -27,6 +29,9 @@ class Batch:
     samples only, so n_m may differ. Aligned methods get the same samples everywhere, absent inputs imputed, and
     present, bool (n, modality), unless every sample has every modality.
     positions: modality -> (n_m,) int64, which of the training samples these are.
+
+    With several ranks all this is one rank's share, possibly of no sample, and totals, modality -> samples of that step
+    on all ranks, and everyone, `present` of them all, say what a mean is over. Alone, totals is empty.
     """
 
     epoch: int
@@ -36,6 +41,12 @@ class Batch:
     labels: dict[str, Tensor]
     present: Tensor | None = None
     positions: dict[str, Tensor] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    everyone: Tensor | None = None
+
+    def counts(self) -> "int | Tensor | None":
+        """Of an aligned round with several ranks: samples, or samples per modality (modality,) where some lack any."""
+        return next(iter(self.totals.values()), None) if self.everyone is None else self.everyone.sum(0)
 
 
 class Watch(Protocol):
@@ -61,6 +72,8 @@ class Context:
     warnings: list[str] = field(default_factory=list)
     num_samples: int = 0  # of the training split: `Batch.positions` are below it
     epochs: int = 0  # the budget; 0 where nothing is trained
+    ranks: Ranks = ALONE
+    sync_batchnorm: bool = False
 
 
 class BaseMethod(nn.Module):
@@ -70,6 +83,7 @@ class BaseMethod(nn.Module):
     aligned = False  # trains on whole samples (pairs), absent inputs imputed
     mixes = False  # fuses inside: has its own logits for every subset of modalities
     one_head_optimizer = False  # its heads always move together
+    one_process = False  # its loss is more than a mean over samples: several ranks would not train the same
     native_rule = "uniform"  # the method's own fusion, as a rule over its modalities' logits
     default_rule = "native"  # `fusion.rule` where the recipe names none
     alone_readout = "own head"  # how a modality's accuracy alone is read
@@ -90,6 +104,8 @@ class BaseMethod(nn.Module):
         self.blanks: Mapping[str, Tensor] = {}  # modality -> its imputed input, from the session
         self.watch: Watch | None = None
         self.compiled: Mapping[str, Callable[[Tensor], Tensor]] = {}  # modality -> its encoder in training, if another
+        self.ranks = context.ranks
+        self.scale: LossScale | None = None  # with float16
         self.heads = self.build_heads()
         self.random_parts = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p for part in self.modules())
 
@@ -124,16 +140,22 @@ class BaseMethod(nn.Module):
     def load_extra_state(self, tensors: Mapping[str, Tensor], values: Mapping) -> None:
         """Restore `extra_state`."""
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, computed in float32."""
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.context.label_smoothing)
+    def loss(self, logits: Tensor, labels: Tensor, total: int | None = None) -> Tensor:
+        """Mean cross-entropy in nats, at least in float32; with `total` the sum divided by that."""
+        logits, smoothing = widened(logits), self.context.label_smoothing
+        if total is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / total
 
-    def losses(self, logits: Tensor, labels: Tensor, present: Tensor | None) -> Tensor:
+    def losses(
+        self, logits: Tensor, labels: Tensor, present: Tensor | None, counts: int | Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy of each modality over the samples that have it, (modality,); 0 where none has.
 
-        logits: (n, modality, class), labels: (n,), present: bool (n, modality), or None where all have all.
+        logits: (n, modality, class), labels: (n,), present: bool (n, modality), or None where all have all. counts: of
+        the samples that a mean is over, where they are not all here.
         """
-        return mean_where(self.sample_losses(logits.float().log_softmax(-1), labels), present)
+        return mean_where(self.sample_losses(widened(logits).log_softmax(-1), labels), present, counts)
 
     def sample_losses(self, log_p: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats of log-probabilities (n, modality, class), per sample and modality: (n, modality)."""
@@ -142,24 +164,51 @@ class BaseMethod(nn.Module):
         return (1 - smoothing) * found - smoothing * log_p.mean(-1) if smoothing else found
 
     def features(self, modality: str, batch: Batch) -> Tensor:
-        """Training features (n_m, d). Dropout draws from torch's generator, seeded here per round and modality."""
+        """Training features (n_m, d). Dropout draws from torch's generator, seeded here per round and modality.
+
+        A rank without a sample has (0, d), and its encoder does not run, unless others wait for its batch statistics.
+        """
+        inputs, c = batch.inputs[modality], self.context
+        if batch.totals and not len(inputs) and not c.sync_batchnorm:
+            return next(self.heads.parameters()).new_zeros(0, c.width)
         if self.random_parts:
-            seed = derive(self.context.seed, "dropout", batch.epoch, batch.round, modality)
-            if self.context.device.type == "cpu":  # torch.manual_seed seeds every backend, and takes milliseconds
+            own = (f"rank {self.ranks.rank}",) if self.ranks.rank else ()
+            seed = derive(c.seed, "dropout", batch.epoch, batch.round, modality, *own)
+            if c.device.type == "cpu":  # torch.manual_seed seeds every backend, and takes milliseconds
                 torch.default_generator.manual_seed(seed)
             else:
                 torch.manual_seed(seed)
         encoder = self.compiled.get(modality) or self.encoders[modality]
-        return encoder(batch.inputs[modality])
+        return encoder(inputs)
 
     def unimodal_step(self, modality: str, batch: Batch, head: nn.Module, head_name: str) -> Tensor:
         """One modality's encoder and a head, nothing else: cross-entropy, backward, two optimiser steps."""
         with self.autocast():
             logits = head(self.features(modality, batch))
-        loss = self.loss(logits, batch.labels[modality])
-        loss.backward()
-        self.update(f"encoder.{modality}", head_name)
-        return loss.detach()
+        names = (f"encoder.{modality}", head_name)
+        (loss,) = self.backward(self.loss(logits, batch.labels[modality], batch.totals.get(modality)), names)
+        self.update(*names)
+        return loss
+
+    def backward(self, loss: Tensor, names: tuple[str, ...] = (), sums: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Fill the gradients of the named groups, all where none is named: over all ranks, and without a loss scale.
+
+        sums: further tensors to add up over the ranks. Returns the loss and them, detached.
+        """
+        (loss if self.scale is None else self.scale.scaled(loss)).backward()
+        return self.settle((loss.detach(), *sums), names)
+
+    def settle(self, sums: Sequence[Tensor], names: tuple[str, ...] = ()) -> list[Tensor]:
+        """The second half of `backward`, for a method that has filled its gradients itself."""
+        if self.ranks.world == 1 and self.scale is None:
+            return list(sums)
+        chosen = [self.optimizers[name] for name in names or self.optimizers if name not in self.idle]
+        if self.ranks.world > 1:
+            parameters = [p for optimizer in chosen for group in optimizer.param_groups for p in group["params"]]
+            sums = self.ranks.add_gradients(parameters, sums)
+        if self.scale is not None:
+            self.scale.unscale(chosen)
+        return list(sums)
 
     def update(self, *names: str) -> None:
         """Step the named optimisers, all where none is named, and clear (not zero) their gradients.
@@ -171,8 +220,11 @@ class BaseMethod(nn.Module):
             self.watch.before_update(names)
         for name in names:
             if name not in self.idle:
-                self.optimizers[name].step()
-                self.optimizers[name].zero_grad(set_to_none=True)
+                optimizer = self.optimizers[name]
+                optimizer.step() if self.scale is None else self.scale.step(optimizer)
+                optimizer.zero_grad(set_to_none=True)
+        if self.scale is not None:
+            self.scale.update()
 
     def autocast(self) -> AbstractContextManager:
         """The recipe's precision. Without mixed precision nothing is entered: that costs a tiny model's step 5 %."""
@@ -213,43 +265,20 @@ class BaseMethod(nn.Module):
         return logits.masked_fill(~present[..., None], float("nan"))
 
 
-class JointMethod(BaseMethod):
-    """One cross-entropy on logits that `combine` makes of all modalities; absent inputs are imputed.
+def widened(logits: Tensor) -> Tensor:
+    """Logits in float32, or in float64 where they are."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
-    A modality alone is read with the others absent, unless a method can take its logits apart.
+
+def mean_where(values: Tensor, chosen: Tensor | None, counts: "int | Tensor | None" = None) -> Tensor:
+    """Mean over the samples, column by column, of those chosen: (n, k) -> (k,); 0 where none is. chosen: bool.
+
+    counts: how many are chosen on all ranks, one number or (k,), where these samples are one rank's.
     """
-
-    fewest_modalities = 2
-    aligned = True
-    mixes = True
-    one_head_optimizer = True
-    alone_readout = "others absent (imputed)"
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        if not batch.inputs:  # too few samples for batch normalisation
-            return {}
-        with self.autocast():
-            features = {m: self.features(m, batch) for m in self.modalities}
-            logits = self.combine(features)
-        loss = self.loss(logits, batch.labels[self.modalities[0]])
-        loss.backward()
-        self.modulate(batch, features)
-        self.update()
-        return {"fused": loss.detach()}
-
-    def modulate(self, batch: Batch, features: Mapping[str, Tensor]) -> None:
-        """Called between the gradients and the optimisers' steps."""
-
-    def alone(self, modality: str, features: Tensor) -> Tensor:
-        count = len(features)
-        return self.combine({m: features if m == modality else self.imputed(m, count) for m in self.modalities})
-
-
-def mean_where(values: Tensor, chosen: Tensor | None) -> Tensor:
-    """Mean over the samples, column by column, of those chosen: (n, k) -> (k,); 0 where none is. chosen: bool."""
     if chosen is None:
-        return values.mean(0)
-    return values.masked_fill(~chosen, 0.0).sum(0) / chosen.sum(0).clamp_min(1)
+        return values.mean(0) if counts is None else values.sum(0) / counts
+    counts = chosen.sum(0) if counts is None else torch.as_tensor(counts)
+    return values.masked_fill(~chosen, 0.0).sum(0) / counts.clamp_min(1)
 
 
 def option_error(name: str, value: object, choices: list[str]) -> MlaError:

@@ -40,12 +40,36 @@ def check_augment(modality: str, kind: str, settings: AugmentSection) -> None:
             )
 
 
-def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch.Generator) -> Tensor:
+class Draws:
+    """What a generator gives for a whole batch of `count` samples; of it the rows `mine`, those that are here."""
+
+    def __init__(self, source: torch.Generator, count: int, mine: slice = slice(None)):
+        self.source, self.count, self.mine = source, count, mine
+
+    def rand(self, *axes: int) -> Tensor:
+        """(*axes, sample), uniform in [0, 1)."""
+        return torch.rand(*axes, self.count, generator=self.source)[..., self.mine]
+
+    def rows(self, *axes: int) -> Tensor:
+        """(sample, *axes), uniform in [0, 1)."""
+        return torch.rand(self.count, *axes, generator=self.source)[self.mine]
+
+    def normal(self, *axes: int) -> Tensor:
+        """(sample, *axes), standard normal."""
+        return torch.randn(self.count, *axes, generator=self.source)[self.mine]
+
+    def steps(self, largest: int, axes: int) -> Tensor:
+        """(sample, axes), whole numbers in [-largest, largest]."""
+        return torch.randint(-largest, largest + 1, (self.count, axes), generator=self.source)[self.mine]
+
+
+def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch.Generator | Draws) -> Tensor:
     """An augmented copy of a batch of normalised inputs; with the default settings the batch itself.
 
     batch: (B, C, H, W) image, (B, frames, C, H, W) video, (B, 1, frames, mels) fbank, (B, 1, bins, frames) log_stft,
     (B, width) vector, all float or uint8 (which becomes float32); or (B, length) int tokens with -1 = padding.
-    generator: on the CPU. Settings that do not apply to the kind are ignored here; `check_augment` refuses them.
+    generator: on the CPU; `Draws`, where the batch is a part of one. Settings that do not apply to the kind are ignored
+    here; `check_augment` refuses them.
 
     crop: an area share a uniform in [crop, 1] and a log-uniform aspect ratio in [3/4, 4/3] and [a, 1/a] (so that it
     fits), anywhere inside the picture, resized back (bilinear). flip: left to right, probability 1/2. shift: a whole
@@ -57,6 +81,7 @@ def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch
     """
     if not KEYS_OF_KIND[kind]:
         return batch
+    generator = generator if isinstance(generator, Draws) else Draws(generator, len(batch))
     if kind == "text":
         return drop_tokens(batch, settings.drop_tokens, generator) if settings.drop_tokens > 0 else batch
     if batch.dtype == torch.uint8:
@@ -75,27 +100,27 @@ def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch
         if settings.frequency_mask > 0:
             batch = mask_band(batch, 5 - axis, settings.frequency_mask, generator)
     if settings.noise > 0:
-        noise = torch.randn(batch.shape, generator=generator)
+        noise = generator.normal(*batch.shape[1:])
         batch = batch + settings.noise * noise.to(batch)
     return batch
 
 
-def resample(batch: Tensor, settings: AugmentSection, generator: torch.Generator) -> Tensor:
+def resample(batch: Tensor, settings: AugmentSection, generator: Draws) -> Tensor:
     """Crop, flip and shift (B, ..., H, W) images with one bilinear look-up: the three compose to one affine map."""
     count, (height, width) = len(batch), batch.shape[-2:]
     scale, centre = torch.ones(count, 2), torch.zeros(count, 2)  # (B, (x, y)); the picture spans [-1, 1]
     if settings.crop < 1:
-        area, aspect, place_x, place_y = torch.rand(4, count, generator=generator)
+        area, aspect, place_x, place_y = generator.rand(4)
         area = settings.crop + (1 - settings.crop) * area
         widest = (-area.log()).clamp(max=math.log(ASPECT))  # log of the aspect ratio: no side may pass the picture's
         ratio = torch.exp((2 * aspect - 1) * widest / 2)  # square root of the aspect ratio
         scale = torch.stack([area.sqrt() * ratio, area.sqrt() / ratio], dim=1)
         centre = (2 * torch.stack([place_x, place_y], dim=1) - 1) * (1 - scale)
     if settings.shift > 0:
-        pixels = torch.randint(-settings.shift, settings.shift + 1, (count, 2), generator=generator)
+        pixels = generator.steps(settings.shift, 2)
         centre = centre - 2 * pixels / torch.tensor([width, height])
     if settings.flip:
-        mirrored = torch.rand(count, generator=generator) < 0.5
+        mirrored = generator.rand() < 0.5
         scale = scale * torch.stack([1 - 2 * mirrored.float(), torch.ones(count)], dim=1)
     scale, centre = scale.to(batch), centre.to(batch)
     axes = []
@@ -111,26 +136,26 @@ def resample(batch: Tensor, settings: AugmentSection, generator: torch.Generator
     return grid_sample(flat, grid, mode="bilinear", align_corners=False).reshape(batch.shape)
 
 
-def flip(batch: Tensor, generator: torch.Generator) -> Tensor:
+def flip(batch: Tensor, generator: Draws) -> Tensor:
     """Mirror (B, ..., W) images left to right with probability 1/2 each: values move, and stay what they are."""
-    mirrored = torch.rand(len(batch), generator=generator) < 0.5
+    mirrored = generator.rand() < 0.5
     return torch.where(mirrored.reshape(-1, *[1] * (batch.dim() - 1)).to(batch.device), batch.flip(-1), batch)
 
 
-def shift_axis(batch: Tensor, axis: int, largest: int, generator: torch.Generator) -> Tensor:
+def shift_axis(batch: Tensor, axis: int, largest: int, generator: Draws) -> Tensor:
     """Move each sample along an axis by a whole number in [-largest, largest]; the edge is repeated."""
     size = batch.shape[axis]
-    steps = torch.randint(-largest, largest + 1, (len(batch), 1), generator=generator)
+    steps = generator.steps(largest, 1)
     index = (torch.arange(size) - steps).clamp(0, size - 1).to(batch.device)  # (B, size)
     shape = [len(batch)] + [1] * (batch.dim() - 1)
     shape[axis] = size
     return batch.gather(axis, index.reshape(shape).expand(batch.shape))
 
 
-def mask_band(batch: Tensor, axis: int, largest: int, generator: torch.Generator) -> Tensor:
+def mask_band(batch: Tensor, axis: int, largest: int, generator: Draws) -> Tensor:
     """Set one band of each sample to 0 along an axis: width uniform in 0..largest, anywhere inside the axis."""
     size = batch.shape[axis]
-    wide, place = torch.rand(2, len(batch), 1, generator=generator)
+    wide, place = generator.rand(2)[..., None]
     width = (wide * (min(largest, size) + 1)).floor()
     start = (place * (size - width + 1)).floor()
     index = torch.arange(size)
@@ -140,8 +165,8 @@ def mask_band(batch: Tensor, axis: int, largest: int, generator: torch.Generator
     return batch * kept.reshape(shape).to(batch)
 
 
-def drop_tokens(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def drop_tokens(tokens: Tensor, share: float, generator: Draws) -> Tensor:
     """Replace each token by -1 with probability `share`; a text that would lose all of them stays as it is."""
-    dropped = (torch.rand(tokens.shape, generator=generator) < share).to(tokens.device)
+    dropped = (generator.rows(*tokens.shape[1:]) < share).to(tokens.device)
     thinned = torch.where(dropped, -torch.ones_like(tokens), tokens)
     return torch.where((thinned >= 0).any(dim=1, keepdim=True), thinned, tokens)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mla_cli.core.method import Batch
-from mla_cli.data.augment import augment
+from mla_cli.core.ranks import ALONE, Ranks
+from mla_cli.data.augment import Draws, augment
 from mla_cli.data.background import Chosen, ahead, read_ahead
 from mla_cli.data.mapped import FAULT_BYTES
 from mla_cli.data.order import Rounds
@@ -162,11 +163,15 @@ class TrainLoader:
         blanks: Mapping[str, Tensor],
         least: Mapping[str, int],
         dropout: float = 0.0,
+        ranks: Ranks = ALONE,
+        least_share: int | None = None,
     ):
         """present: bool (sample, modality), after any draw of missing ones. fill: impute absent inputs by `blanks`.
 
         least: modality -> fewest samples a step can take (2 with batch normalisation). dropout: `modality_dropout`.
+        ranks: who takes which part of every step; least_share: fewest samples of a part, in place of `least`.
         """
+        self.ranks, self.least_share = ranks, least_share
         self.split, self.rounds, self.present, self.fill, self.dropout = split, rounds, present, fill, dropout
         self.augmentation, self.blanks, self.least = augmentation, blanks, least
         self.skipped: dict[str, int] = dict.fromkeys(split.modalities, 0)
@@ -204,13 +209,19 @@ class TrainLoader:
             if len(positions) < self.least[m]:
                 skipped.append(m)
                 continue
-            where = torch.from_numpy(positions).to(self.split.device)
-            batch.inputs[m] = self.inputs(epoch, number, m, positions)
+            mine = slice(None)
+            if not self.ranks.is_alone:
+                batch.totals[m] = len(positions)
+                mine = self.ranks.share(len(positions), self.least_share or self.least[m])
+            batch.inputs[m] = self.inputs(epoch, number, m, positions, mine)
             if given is not None:
-                batch.inputs[m] = self.imputed(batch.inputs[m], m, given)
+                batch.inputs[m] = self.imputed(batch.inputs[m], m, given[mine])
+            where = torch.from_numpy(positions[mine]).to(self.split.device)
             batch.labels[m], batch.positions[m] = self.split.labels.index_select(0, where), where
-        if given is not None and not given.all():
-            batch.present = torch.from_numpy(given).to(self.split.device)
+        if given is not None and not given.all() and batch.inputs:
+            batch.present = torch.from_numpy(given[mine]).to(self.split.device)
+            if not self.ranks.is_alone:
+                batch.everyone = torch.from_numpy(given).to(self.split.device)
         return batch, skipped
 
     def given(self, epoch: int, number: int, positions: np.ndarray) -> np.ndarray:
@@ -229,13 +240,13 @@ class TrainLoader:
         kept[nothing, lottery[nothing].argmax(1)] = True
         return kept
 
-    def inputs(self, epoch: int, number: int, modality: str, positions: np.ndarray) -> Tensor:
-        """Augmented inputs of the samples at these positions."""
-        batch = self.split.modalities[modality].batch(positions)
-        settings = self.augmentation.get(modality)
-        if settings is not None:
+    def inputs(self, epoch: int, number: int, modality: str, positions: np.ndarray, mine: slice) -> Tensor:
+        """Augmented inputs of a part of the samples at these positions; the draws are the same in every partition."""
+        loader, settings = self.split.modalities[modality], self.augmentation.get(modality)
+        batch = loader.batch(positions[mine])
+        if settings is not None and len(batch):
             source = torch.Generator().manual_seed(derive(self.rounds.seed, "augment", epoch, number, modality))
-            batch = augment(batch, self.split.modalities[modality].store.kind, settings, source)
+            batch = augment(batch, loader.store.kind, settings, Draws(source, len(positions), mine))
         return batch
 
     def imputed(self, batch: Tensor, modality: str, given: np.ndarray) -> Tensor:

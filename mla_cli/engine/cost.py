@@ -13,6 +13,7 @@ import numpy as np
 from mla_cli import registry
 from mla_cli.data.features import row_dtype, row_shape
 from mla_cli.data.store import Store
+from mla_cli.engine.devices import autocast_dtype
 from mla_cli.engine.shapes import Shapes, shapes_of
 from mla_cli.engine.trace import Trace, trace
 from mla_cli.errors import MlaError
@@ -182,7 +183,7 @@ def build_method(recipe: Recipe, shapes: Shapes) -> "BaseMethod":
         section=recipe.method,
         device=torch.device("cpu"),
         label_smoothing=recipe.train.label_smoothing,
-        autocast=torch.bfloat16 if recipe.train.precision == "bf16" else None,
+        autocast=autocast_dtype(recipe.train.precision),
         num_samples=recipe.train.batch_size,
         epochs=recipe.train.epochs,
     )
@@ -213,7 +214,8 @@ def trace_encoder(recipe: Recipe, shapes: Shapes, modality: str, encoder: "nn.Mo
 
     def loss(count: int) -> "Tensor":
         inputs = torch.zeros(count, *shape, dtype=torch.int32 if is_text else torch.float32)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+        half = autocast_dtype(recipe.train.precision)
+        with torch.autocast("cpu", half, enabled=half is not None):
             logits = head(encoder(inputs))
         return nn.functional.cross_entropy(logits.float(), torch.zeros(count, dtype=torch.int64))
 

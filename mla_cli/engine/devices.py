@@ -40,3 +40,22 @@ def accelerators(device: str) -> tuple[str, list[str]]:
         named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         return "CUDA", named[:count] or [str(i) for i in range(count)]
     return ("MPS", ["mps"]) if device in ("auto", "mps") and torch.backends.mps.is_available() else ("", [])
+
+
+def autocast_dtype(precision: str) -> "torch.dtype | None":
+    """What `train.precision` computes in, beside float32."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+
+
+def check_precision(precision: str, device: "torch.device") -> None:
+    """Raise MlaError for a precision that a device does not train in."""
+    if precision == "16" and device.type == "mps":  # its optimisers are not fused: each step would wait for the device
+        raise MlaError("`train.precision: 16` does not train on mps", "use `--precision bf16` or `--precision 32`")
+    if precision == "bf16" and device.type == "cuda":
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            name = torch.cuda.get_device_name(device)
+            raise MlaError(f"`{name}` does not compute in bfloat16", "use `--precision 16` or `--precision 32`")

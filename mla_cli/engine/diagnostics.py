@@ -181,5 +181,6 @@ def evaluating(method: BaseMethod) -> Iterator[None]:
 
 
 def mean(values: list[Tensor]) -> float:
-    """The mean of single numbers on one device."""
-    return float(torch.stack(values).cpu().double().mean())
+    """The mean of single numbers on one device; those that overflowed in float16, so that no step was taken, aside."""
+    found = torch.stack(values).cpu().double()
+    return float(found[torch.isfinite(found)].mean())

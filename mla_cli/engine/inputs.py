@@ -87,7 +87,16 @@ class Inputs:
             self.set_blank(m, self.imputed_input(m))
         split, augment = self.split_loader("train"), self.augmentation()
         return TrainLoader(
-            split, rounds, data.train_present, fill, augment, self.blanks, least, recipe.train.modality_dropout
+            split,
+            rounds,
+            data.train_present,
+            fill,
+            augment,
+            self.blanks,
+            least,
+            recipe.train.modality_dropout,
+            self.method.ranks,
+            least_share=1 if recipe.train.sync_batchnorm else None,
         )
 
     def augmentation(self) -> dict[str, AugmentSection]:

@@ -22,7 +22,8 @@ class Saver:
     def save(self) -> None:
         """Write the checkpoint; a loss that is not finite is an error before it is."""
         self.session.check_losses()
-        self.run.save_checkpoint("last", *self.session.state())
+        if self.session.ranks.is_first:  # the others ignore signals, and end when it has left
+            self.run.save_checkpoint("last", *self.session.state())
         self.saved = time.monotonic()
 
     def is_due(self) -> bool:

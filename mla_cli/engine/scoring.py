@@ -53,7 +53,8 @@ def score(session: Session, split: str, every_subset: bool) -> Predictions:
     """Predictions of one split by the session's current weights.
 
     every_subset: for a mixing method, all subsets of given modalities (for missing-modality tables), else only what is
-    naturally there, which is enough to validate. The encoders run once per sample either way.
+    naturally there, which is enough to validate. The encoders run once per sample either way. Several ranks score a
+    part of the samples each, and each returns the whole.
     """
     method, loader = session.method, session.split_loader(split)
     samples, modalities = loader.samples, method.modalities
@@ -67,8 +68,9 @@ def score(session: Session, split: str, every_subset: bool) -> Predictions:
         wanted = wanted_subsets(session.recipe, modalities)
     mixed = {s: np.empty((len(samples), alone.shape[2]), np.float32) for s in (wanted if method.mixes else [])}
     blank = {m: method.encode(m, session.blanks[m][None]) for m in modalities} if method.mixes else {}
-    for start in range(0, len(samples), SCORE_BATCH):
-        positions = np.arange(start, min(start + SCORE_BATCH, len(samples)))
+    mine = session.ranks.share(len(samples))
+    for start in range(mine.start, mine.stop, SCORE_BATCH):
+        positions = np.arange(start, min(start + SCORE_BATCH, mine.stop))
         has = torch.from_numpy(present[positions]).to(session.device)
         features = {m: method.encode(m, loader.modalities[m].batch(positions)) for m in modalities}
         for i, m in enumerate(modalities):
@@ -80,6 +82,10 @@ def score(session: Session, split: str, every_subset: bool) -> Predictions:
                 for i, m in enumerate(modalities)
             }
             out[positions] = method.combine(given).float().cpu().numpy()
+    if not session.ranks.is_alone:
+        parts = session.ranks.gather((alone[mine], [out[mine] for out in mixed.values()]))
+        alone = np.concatenate([part for part, _ in parts])
+        mixed = {s: np.concatenate([outs[i] for _, outs in parts]) for i, s in enumerate(mixed)}
     broken = (present & ~np.isfinite(alone).all(-1)).any(1)
     for out in mixed.values():
         broken |= ~np.isfinite(out).all(-1)

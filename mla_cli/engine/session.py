@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from mla_cli import registry
+from mla_cli.core.loss_scale import LossScale
 from mla_cli.core.method import BaseMethod, Context
 from mla_cli.core.model import build_encoders, load_pretrained
+from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.data.augment import check_augment
 from mla_cli.data.loader import SplitLoader
 from mla_cli.engine.compiling import compile_encoders
 from mla_cli.engine.data import Data
+from mla_cli.engine.devices import autocast_dtype
 from mla_cli.engine.diagnostics import Diagnostics
 from mla_cli.engine.inputs import Inputs
 from mla_cli.engine.learning_rate import learning_rate_factor
@@ -45,14 +48,24 @@ class Session:
     """
 
     def __init__(
-        self, recipe: Recipe, data: Data, device: torch.device, training: bool = True, stored: bool | None = None
+        self,
+        recipe: Recipe,
+        data: Data,
+        device: torch.device,
+        training: bool = True,
+        stored: bool | None = None,
+        ranks: Ranks = ALONE,
     ):
-        self.recipe, self.data, self.device, self.training = recipe, data, device, training
+        self.recipe, self.data, self.device, self.training, self.ranks = recipe, data, device, training, ranks
         self.stores = data.stores()
         for m, settings in recipe.augment.items():
             check_augment(m, self.stores[m].kind, settings)
         self.method = self.build_method(training)
+        if recipe.train.sync_batchnorm and not ranks.is_alone:
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         self.optimizers = build_optimizers(recipe, self.method, device)
+        if training and recipe.train.precision == "16":
+            self.method.scale = LossScale(device, self.optimizers.values())
         self.base_rates = {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
         self.progress = Progress()
         self.inputs = Inputs(recipe, data, device, self.method, training if stored is None else stored)
@@ -60,7 +73,7 @@ class Session:
         self.diagnostics: Diagnostics | None = None
         if training:
             self.train_loader = self.inputs.train_loader()
-            if recipe.train.diagnostics:
+            if recipe.train.diagnostics and ranks.is_first:  # they read the model only, the others need not
                 train, held = self.split_loader("train"), self.split_loader("val")
                 self.diagnostics = Diagnostics(self.method, train, data.train_present, held, recipe.seed)
         self.method.blanks = self.blanks
@@ -82,7 +95,9 @@ class Session:
             section=recipe.method,
             device=self.device,
             label_smoothing=recipe.train.label_smoothing,
-            autocast=torch.bfloat16 if recipe.train.precision == "bf16" else None,
+            autocast=autocast_dtype(recipe.train.precision),
+            ranks=self.ranks,
+            sync_batchnorm=recipe.train.sync_batchnorm,
             num_samples=len(data.splits["train"]) if "train" in data.splits else 0,
             epochs=recipe.train.epochs,
         )
@@ -140,7 +155,12 @@ class Session:
 
     def end_epoch(self) -> dict[str, float]:
         """Diagnostics of the epoch: the method's own, and those that all methods share."""
-        return self.method.end_epoch() | (self.diagnostics.end_epoch() if self.diagnostics else {})
+        facts = self.method.end_epoch() | (self.diagnostics.end_epoch() if self.diagnostics else {})
+        return facts if self.method.scale is None else facts | self.method.scale.end_epoch()
+
+    def share_buffers(self) -> None:
+        """Give every rank the batch statistics of rank 0, before anything is scored with them."""
+        self.ranks.copy_first(list(self.method.buffers()))
 
     def set_learning_rate(self, progress: float) -> None:
         factor = learning_rate_factor(self.recipe.train, progress)
@@ -183,6 +203,7 @@ class Session:
         progress = self.progress
         tensors |= {f"loss.{output}": torch.stack(losses) for output, losses in progress.losses.items()}
         tensors |= self.diagnostics.state() if self.diagnostics else {}
+        tensors |= self.method.scale.state() if self.method.scale else {}
         return tensors, {
             "epoch": progress.epoch,
             "round": progress.round,
@@ -227,6 +248,8 @@ class Session:
         self.train_loader.skipped = dict(values["skipped"])
         if self.diagnostics:
             self.diagnostics.load_state(tensors)
+        if self.method.scale:
+            self.method.scale.load_state(tensors)
         self.progress = Progress(
             values["epoch"],
             values["round"],

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from mla_cli import registry
+from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.data.split_files import WARNING
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
-from mla_cli.engine.devices import choose_device
+from mla_cli.engine.devices import check_precision, choose_device
 from mla_cli.engine.draws import STORED
 from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
@@ -28,6 +29,7 @@ from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.saving import Saver
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
+from mla_cli.engine.shared_run import check_ranks, run_of
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 from mla_cli.signals import HeldBack
@@ -43,22 +45,33 @@ def train(
     threads: int | None = None,
     resume: bool = False,
     force: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Steps[Run]:
-    """Train one run to its end; the generator's value is the finished `Run`."""
-    yield from ensure_prepared(recipe, data_dir)
+    """Train one run to its end; the generator's value is the finished `Run`.
+
+    With several ranks every one of them calls this. Rank 0 prepares, holds the run and writes; an error of its own ends
+    it, and the others, which wait for it, with it.
+    """
+    recipe = ranks.told(recipe)
+    if ranks.is_first:
+        yield from ensure_prepared(recipe, data_dir)
+    ranks.told(None)
     store = open_store(recipe, data_dir)
     recipe = complete(recipe, store)
     if threads or recipe.train.threads:
         torch.set_num_threads(threads or recipe.train.threads or 1)
     where = choose_device(device)
+    check_precision(recipe.train.precision, where)
+    check_ranks(recipe, where, ranks)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     data = load_data(recipe, store, aligned=registry.load("methods", recipe.method.name).Method.aligned)
     fingerprint = run_fingerprint(recipe, store)
-    run = Run(run_dir / run_name(recipe, fingerprint))
+    run = run_of(run_dir / run_name(recipe, fingerprint), ranks)
     facts: dict[str, Any] = {
         "data_dir": str(data_dir),
         "device": str(where),
         "threads": torch.get_num_threads(),
+        "processes": ranks.world,
         "epochs": recipe.train.epochs,
         "protocol": data.protocol,
         "data": data.facts,
@@ -69,25 +82,26 @@ def train(
     }
     run.refuse_held()
     rows = None
-    if run.is_done(resume, force):
+    if ranks.told(run.is_done(resume, force)):
         yield Note(f"{run.path} is finished already")
     else:
         run.refuse(resume, force)
         for text in resuming_notes(run, recipe, fingerprint) if resume else []:
             yield Note(text, warning=True)
-        session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
+        session = Session(recipe, data, where, ranks=ranks)  # nothing is written yet: it finds what a recipe cannot do
         check_subsets(session)
         if session.loaded:
             facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
         store.check_unchanged()
         with run.hold() as lock:
-            if lock.ended is not None:
+            if ranks.is_first and lock.ended is not None:
                 yield Note(f"{lock.taken_over()}: taken over")
-            if not run.is_done(resume, force):  # by another process, meanwhile
-                can_resume = run.claim(recipe, fingerprint, facts, resume, force)
+            if not ranks.told(run.is_done(resume, force)):  # by another process, meanwhile
+                can_resume = ranks.told(run.claim(recipe, fingerprint, facts, resume, force))
                 rows = yield from train_claimed(session, run, can_resume)
-    remember(run_dir, run.name)  # also where the process that trained it was killed just before
-    yield Finished(str(run.path), default_rows(run) if rows is None else rows)
+    if ranks.is_first:
+        remember(run_dir, run.name)  # also where the process that trained it was killed just before
+        yield Finished(str(run.path), default_rows(run) if rows is None else rows)
     return run
 
 
@@ -95,9 +109,10 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[di
     """Train a run that is ours, from its start or its last checkpoint, to its end; the value: its rows of results."""
     recipe, data = session.recipe, session.data
     with run.failing(), naming_memory(session, run):
-        tidy(run)
-        if data.draw is not None:
-            data.draw.write(run.path / STORED)
+        if session.ranks.is_first:
+            tidy(run)
+            if data.draw is not None:
+                data.draw.write(run.path / STORED)
         if frozen := session.weights(frozen=True):
             run.save_frozen(frozen)
         if can_resume:
@@ -117,7 +132,9 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[di
             yield warned(run, f"protocol {data.protocol} leaks: {line}")
         if recipe.train.select_on == "test":
             yield warned(run, "select_on: test picks the epoch on the test set; every row says so")
-        yield from session.inputs.compute_features()
+        if session.ranks.is_first:
+            yield from session.inputs.compute_features()
+        session.ranks.told(None)
         yield from epochs(session, run)
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
             yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
@@ -187,6 +204,7 @@ def rate_of(session: Session) -> float:
 
 def validate(session: Session, split: str) -> dict[str, float]:
     """Accuracy of every modality and of the fused output on a split."""
+    session.share_buffers()
     predictions = score(session, split, every_subset=False)
     method = session.method
     fused = fused_scores(predictions, predictions.present, session.recipe, method.native_rule, method.default_rule)
@@ -204,6 +222,8 @@ def finish(session: Session, run: Run, **facts: Any) -> list[dict[str, Any]]:
     tensors, values = run.load_checkpoint(which)
     session.load_model(tensors)
     parts = {split: score(session, split, every_subset=True) for split in SCORED}
+    if not session.ranks.is_first:
+        return []
     predictions = join(parts)
     info, method, recipe = run.info(), session.method, session.recipe
     predictions.facts = {

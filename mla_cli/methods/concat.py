@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mla_cli.core.method import JointMethod
+from mla_cli.core.joint_method import JointMethod
 from mla_cli.core.model import build_head
 
 

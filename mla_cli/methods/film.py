@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mla_cli.core.method import JointMethod
+from mla_cli.core.joint_method import JointMethod
 from mla_cli.core.model import build_head
 
 

@@ -2,7 +2,7 @@
 
 A round is one step per modality of `method.order`: cross-entropy of head(encoder_m(x_m)); only that encoder and the
 head move. Head gradient modification keeps the head's step away from what the previous modality's features occupy
-(`core/hgm.py`); at test time the modalities are fused by their uncertainty (`core/fusion.py`).
+(`core/hgm.py`, `core/head_schedule.py`); at test time the modalities are fused by their uncertainty (`core/fusion.py`).
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mla_cli.core.hgm import HeadSchedule
+from mla_cli.core.head_schedule import HeadSchedule
 from mla_cli.core.method import BaseMethod, Batch, Context
 from mla_cli.core.model import build_head
 
@@ -58,12 +58,14 @@ class Method(BaseMethod):
             with self.autocast():
                 features = self.features(modality, batch)
                 logits = head(features)
-            loss = self.loss(logits, batch.labels[modality])
-            loss.backward()
-            self.schedule.before_step(modality, features, weight, batch.round, batch.rounds)
-            self.update(f"encoder.{modality}", "head.shared")
+            names, total = (f"encoder.{modality}", "head.shared"), batch.totals.get(modality)
+            parts = [] if total is None else [features.detach().sum(0, dtype=self.schedule.modifier.dtype)]
+            loss, *sums = self.backward(self.loss(logits, batch.labels[modality], total), names, parts)
+            seen = sums[0] if sums else features
+            self.schedule.before_step(modality, seen, weight, batch.round, batch.rounds, total)
+            self.update(*names)
             self.schedule.after_step(weight)
-            losses[modality] = loss.detach()
+            losses[modality] = loss
         return losses
 
     def alone(self, modality: str, features: Tensor) -> Tensor:

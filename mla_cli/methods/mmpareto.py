@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mla_cli.core.method import Batch, Context, JointMethod
+from mla_cli.core.joint_method import JointMethod
+from mla_cli.core.method import Batch, Context
 from mla_cli.core.model import build_head
 from mla_cli.errors import MlaError
 
@@ -47,11 +48,20 @@ class Method(JointMethod):
             features = {m: self.features(m, batch) for m in self.modalities}
             joint = self.combine(features)
             own = torch.stack([self.alone(m, features[m]) for m in self.modalities], dim=1)
-        fused_loss, own_losses = self.loss(joint, labels), self.losses(own, labels, batch.present)
+        fused_loss = self.loss(joint, labels, batch.totals.get(self.modalities[0]))
+        own_losses = self.losses(own, labels, batch.present, batch.counts())
         encoders = {m: [p for p in self.encoders[m].parameters() if p.requires_grad] for m in self.modalities}
         shared = [p for parameters in encoders.values() for p in parameters]
-        multimodal = gradients(fused_loss, shared, self.heads["joint"].parameters(), retain_graph=True)
-        unimodal = gradients(own_losses.sum(), shared, self.own_parameters(), retain_graph=False)
+        scaled = [fused_loss, own_losses.sum()]
+        if self.scale is not None:  # the mixture of gradients is in proportion to their length
+            scaled = [self.scale.scaled(loss) for loss in scaled]
+        multimodal = gradients(scaled[0], shared, self.heads["joint"].parameters(), retain_graph=True)
+        unimodal = gradients(scaled[1], shared, self.own_parameters(), retain_graph=False)
+        reported = [fused_loss.detach(), own_losses.detach()]
+        if self.ranks.world > 1:  # the mixture is of the whole batch's gradients
+            heads = list(self.heads.parameters())
+            found = self.ranks.add_gradients(heads, [*multimodal, *unimodal, *reported])
+            multimodal, unimodal, reported = found[: len(shared)], found[len(shared) : -2], found[-2:]
         start = 0
         for parameters in encoders.values():
             end = start + len(parameters)
@@ -60,8 +70,10 @@ class Method(JointMethod):
                 for parameter, gradient in zip(parameters, mixed, strict=True):
                     parameter.grad = gradient
             start = end
+        if self.scale is not None:
+            self.scale.unscale(self.optimizers.values())
         self.update()
-        return {"fused": fused_loss.detach(), **dict(zip(self.modalities, own_losses.detach(), strict=True))}
+        return {"fused": reported[0], **dict(zip(self.modalities, reported[1], strict=True))}
 
     def own_parameters(self) -> list[nn.Parameter]:
         return [p for m in self.modalities for p in self.heads[f"own_{m}"].parameters()]

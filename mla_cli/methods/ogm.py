@@ -10,13 +10,13 @@ the default `matrices` is every weight with two or more axes, so that it acts on
 alpha depend on the data: 0.1 to 0.8. Absent inputs are imputed, in the scores s as in the loss.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mla_cli.core.method import Batch, Context, option_error
+from mla_cli.core.method import Batch, Context, option_error, widened
 from mla_cli.errors import MlaError
 from mla_cli.methods.concat import Method as Concat
 
@@ -62,9 +62,9 @@ class Method(Concat):
         self.totals = torch.zeros(2, len(self.modalities), device=context.device)  # rho and k, summed over the rounds
         self.rounds = 0
 
-    def modulate(self, batch: Batch, features: Mapping[str, Tensor]) -> None:
+    def modulate(self, batch: Batch, sums: Sequence[Tensor]) -> None:
         with torch.no_grad():
-            ratios = self.ratios(features, batch.labels[self.modalities[0]])
+            ratios = self.ratios(sums[0])
             scales = torch.where(ratios > 1, 1 - torch.tanh(self.alpha * ratios), 1.0)
             if not self.is_active(batch.epoch):
                 scales = torch.ones_like(scales)
@@ -80,11 +80,16 @@ class Method(Concat):
         """Modulate one weight's gradient in place."""
         gradient.mul_(scale)
 
-    def ratios(self, features: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """rho, (modality,): how much surer of the right class each modality is than the others."""
-        logits = torch.stack([self.alone(m, features[m].float()) for m in self.modalities])  # (modality, batch, class)
+    @torch.no_grad()
+    def sums(self, batch: Batch, features: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """s, (modality,)."""
+        labels = batch.labels[self.modalities[0]]
+        logits = torch.stack([self.alone(m, widened(features[m])) for m in self.modalities])  # (modality, batch, class)
         right = labels.expand(len(logits), -1)[..., None]
-        scores = logits.softmax(-1).gather(2, right).sum((1, 2))
+        return (logits.softmax(-1).gather(2, right).sum((1, 2)),)
+
+    def ratios(self, scores: Tensor) -> Tensor:
+        """rho, (modality,): how much surer of the right class each modality is than the others."""
         others = scores.sum() - scores
         return scores / (others / (len(scores) - 1) if self.others == "mean" else others)
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mla_cli.core.method import BaseMethod, Batch, Context, mean_where
+from mla_cli.core.method import BaseMethod, Batch, Context, mean_where, widened
 from mla_cli.errors import MlaError
 
 
@@ -27,6 +27,7 @@ class Method(BaseMethod):
 
     fewest_modalities = 2
     aligned = True
+    one_process = True  # the ranking compares neighbours of the whole batch
     one_head_optimizer = True
     native_rule = "energy"
 
@@ -44,7 +45,7 @@ class Method(BaseMethod):
         labels, positions = batch.labels[first], batch.positions[first]
         with self.autocast():
             logits = torch.stack([self.heads[m](self.features(m, batch)) for m in self.modalities], dim=1)
-        logits = logits.float()  # (n, modality, class)
+        logits = widened(logits)  # (n, modality, class)
         log_p = logits.log_softmax(-1)
         confidence = (logits - log_p)[..., 0] / 10  # logits - log_p is logsumexp(logits), in every class
         each = self.sample_losses(log_p, labels)
@@ -53,7 +54,7 @@ class Method(BaseMethod):
         loss = fused + own.sum()
         if self.weight:
             loss = loss + self.weight * ranking_loss(confidence, self.normalised(positions), present).sum()
-        loss.backward()
+        self.backward(loss)
         self.update()
         seen = each.detach() if present is None else each.detach().masked_fill(~present, 0.0)
         self.history[positions] += seen  # a sample is in a batch once; index_add_ takes ten times as long

@@ -18,7 +18,7 @@ the first part of a stage, so a step costs less there and about as much as `conc
 import torch
 from torch import Tensor
 
-from mla_cli.core.method import BaseMethod, Batch, Context, mean_where, option_error
+from mla_cli.core.method import BaseMethod, Batch, Context, mean_where, option_error, widened
 from mla_cli.errors import MlaError
 
 
@@ -78,22 +78,33 @@ class Method(BaseMethod):
         parts = []
         for m in self.modalities:
             with self.autocast(), torch.set_grad_enabled(active in (None, m)):
-                parts.append(self.heads[m](self.features(m, batch)).float())
+                parts.append(widened(self.heads[m](self.features(m, batch))))
         logits = torch.stack(parts, dim=1)  # (n, modality, class)
         if active is None:
-            loss = self.loss(summed(logits, batch.present), labels)
-            loss.backward()
+            loss = self.loss(summed(logits, batch.present), labels, batch.totals.get(self.modalities[0]))
+            (loss,) = self.backward(loss)
             self.update()
-            return {"fused": loss.detach()}
-        loss = self.boosting_loss(logits, labels, batch.present, active, self.previous(batch.epoch))
-        loss.backward()
-        self.update(f"encoder.{active}", f"head.{active}")
-        return {active: loss.detach()}
+            return {"fused": loss}
+        names = (f"encoder.{active}", f"head.{active}")
+        loss = self.boosting_loss(logits, labels, batch.present, active, self.previous(batch.epoch), batch)
+        (loss,) = self.backward(loss, names)
+        self.update(*names)
+        return {active: loss}
 
     def boosting_loss(
-        self, logits: Tensor, labels: Tensor, present: Tensor | None, active: str, previous: str | None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        present: Tensor | None,
+        active: str,
+        previous: str | None,
+        batch: Batch | None = None,
     ) -> Tensor:
-        """The active modality's loss; logits: (n, modality, class), gradients only through the active one."""
+        """The active modality's loss; logits: (n, modality, class), gradients only through the active one.
+
+        batch: what knows how many samples several ranks have.
+        """
+        total, everyone = (None, None) if batch is None else (batch.counts(), batch.everyone)
         place = self.modalities.index(active)
         own, has = logits[:, place], None if present is None else present[:, place]
         others = [i for i in range(len(self.modalities)) if i != place]
@@ -102,14 +113,16 @@ class Method(BaseMethod):
         each = (
             (self.w1 - self.w2 * p) * self.sample_losses(own[:, None].log_softmax(-1), labels)[:, 0] / logits.shape[-1]
         )
-        loss = mean_where(each, has)
+        count = total if everyone is None else everyone[:, place].sum(0)
+        loss = mean_where(each, has, count)
         if previous is None:
             return loss
         before = self.modalities.index(previous)
         both = None if present is None else has & present[:, before]  # type: ignore[operator]
+        count = total if everyone is None else (everyone[:, place] & everyone[:, before]).sum(0)
         mine = own if self.is_live else own.detach()
         apart = (mine.softmax(-1) - logits[:, before].detach().softmax(-1)).square().mean(-1)
-        return loss + self.alpha * mean_where(apart, both)
+        return loss + self.alpha * mean_where(apart, both, count)
 
 
 def summed(logits: Tensor, present: Tensor | None) -> Tensor:

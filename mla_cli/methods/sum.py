@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mla_cli.core.method import JointMethod
+from mla_cli.core.joint_method import JointMethod
 
 
 class Method(JointMethod):

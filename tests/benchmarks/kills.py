@@ -30,7 +30,9 @@ def kill(lives: Lives, folder: Path, count: int, seed: int) -> None:
         print(f"{len(kills.places)} kills, {kills.stories} stories, {time.monotonic() - begun:.0f} s", flush=True)
     for (step, phase), number in sorted(Counter(kills.places).items()):
         print(f"{number:6d}  {step}: {phase}")
-    print(f"{count} kills in {time.monotonic() - begun:.0f} s: every story ended with the same {len(kills.whole)} files")
+    print(
+        f"{count} kills in {time.monotonic() - begun:.0f} s: every story ended with the same {len(kills.whole)} files"
+    )
 
 
 def lose_power(lives: Lives, folder: Path, most: int, seed: int) -> None:

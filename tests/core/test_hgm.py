@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mla_cli.core.hgm import VARIANTS, HeadGradientModifier, HeadSchedule
+from mla_cli.core.head_schedule import HeadSchedule
+from mla_cli.core.hgm import VARIANTS, HeadGradientModifier
 from mla_cli.errors import MlaError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mla_cli.data.augment import KEYS_OF_KIND, augment, check_augment, mask_band
+from mla_cli.data.augment import KEYS_OF_KIND, Draws, augment, check_augment, mask_band
 from mla_cli.errors import MlaError
 from mla_cli.schema import AugmentSection
 
@@ -150,7 +150,7 @@ def test_audio_masks_and_shift_act_on_their_axis(kind: str, time_axis: int) -> N
 
 
 def test_a_mask_wider_than_the_axis_hides_at_most_all() -> None:
-    out = mask_band(torch.ones(50, 1, 4, 3), 2, 100, seeded())
+    out = mask_band(torch.ones(50, 1, 4, 3), 2, 100, Draws(seeded(), 50))
     assert set(out[:, 0, :, 0].sum(dim=1).int().tolist()) == set(range(5))
 
 

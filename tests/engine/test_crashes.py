@@ -77,7 +77,9 @@ def test_the_disk_of_a_power_loss_is_pessimistic(tmp_path: Path) -> None:
         '{"kind": "sync", "names": ["."]}\n'
     )
     disk = Disk(tmp_path / "start", [record])
-    trees = [(disk.after_power_loss(lambda: False, None), disk.after_power_loss(lambda: True, None)) for _ in disk.play()]
+    trees = [
+        (disk.after_power_loss(lambda: False, None), disk.after_power_loss(lambda: True, None)) for _ in disk.play()
+    ]
     assert [few for few, _ in trees] == [{}, {}, {}, {}, {}, {"new": None, "new/x": b"content"}]
     assert trees[2][1] == {"new": None, "new/.x.tmp": b"content"}
     assert trees[3][1] == {"new": None, "new/x": b"content"}
@@ -212,7 +214,9 @@ def test_checkpoints_by_time_change_no_byte(
     found = run_bytes(trained(timed, data_dir, tmp_path / "timed"))
     last = [(epoch, number) for which, epoch, number in saved if which == "last"]
     assert last == [(0, 3), (1, 0), (1, 3), (2, 0)]  # not after round 6: that is the epoch's end
-    assert {k: v for k, v in found.items() if k != "recipe.yaml"} == {k: v for k, v in whole.items() if k != "recipe.yaml"}
+    assert {k: v for k, v in found.items() if k != "recipe.yaml"} == {
+        k: v for k, v in whole.items() if k != "recipe.yaml"
+    }
     assert "checkpoint_every: 2min" in dump_yaml(timed)
 
 
