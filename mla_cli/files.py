@@ -6,16 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mla_cli.errors import MlaError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -67,54 +62,6 @@ def empty_folder(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-class FolderLock:
-    """One process at a time works in a folder. The lock is the kernel's: it ends with its process, however that ends.
-
-    A context manager to be entered once `taken()` has said True. File systems that know no locks let everybody in.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.handle: int | None = None
-
-    def taken(self) -> bool:
-        """Make the folder where it is not there, and take the lock; False while another process holds it."""
-        make_folder(self.folder)
-        if fcntl is None:
-            return True
-        try:
-            self.handle = os.open(self.folder, os.O_RDONLY)
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(self.handle), os.stat(self.folder))
-        except (BlockingIOError, FileNotFoundError):  # or moved away meanwhile: look again
-            ours = False
-        except OSError:
-            ours = True
-        if not ours:
-            self.release()
-        return ours
-
-    @classmethod
-    def is_held(cls, folder: Path) -> bool:
-        """Whether somebody works in a folder right now; nothing is made."""
-        if not folder.is_dir():
-            return False
-        lock = cls(folder)
-        with lock:
-            return not lock.taken()
-
-    def release(self) -> None:
-        if self.handle is not None:
-            os.close(self.handle)
-        self.handle = None
-
-    def __enter__(self) -> "FolderLock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 def sync_folder(folder: Path) -> None:
@@ -178,3 +125,42 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- files that carry their own checksum
+
+SEAL = "seal"  # key of a JSON file: SHA-256 of all the others, as `json_text` writes them
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a whole JSON file that carries its own checksum."""
+    write_json(path, sealed(content))
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its checksum."""
+    bare = {key: value for key, value in content.items() if key != SEAL}
+    return bare | {SEAL: hashlib.sha256(json_text(bare).encode()).hexdigest()}
+
+
+def read_sealed(path: Path, hint: str = "the file was damaged; make it again") -> dict[str, Any]:
+    """Read a JSON object and compare it with its checksum, which is left out; one of an earlier version has none.
+
+    Raises MlaError, with this hint, for a file that was damaged or edited.
+    """
+    content = read_json(path, hint)
+    seal = content.pop(SEAL, None)
+    if seal is None:
+        return content
+    try:
+        good = sealed(content)[SEAL] == seal
+    except ValueError:  # NaN, which we never write
+        good = False
+    if not good:
+        raise MlaError(f"`{path}` was damaged or edited: it is not what its checksum (`{SEAL}`) says", hint)
+    return content
+
+
+def has_seal(path: Path) -> bool:
+    """Whether a JSON object carries a checksum; those of earlier versions do not."""
+    return SEAL in read_json(path)

@@ -80,14 +80,15 @@ def print_tables(tables: list[Wide], rows: pd.DataFrame, style: str) -> None:
 
 def print_run(run: Run, style: str) -> None:
     """A finished run's own results."""
-    rows = results.read_csv(run.path / "results.csv")
+    rows = results.read_csv(run.whole("results.csv"))
     print_tables([run_table(rows)], rows, style)
 
 
 def write_markdown(run: Run) -> None:
     """`results.md` of a run, rendered from its `results.csv`."""
-    rows = results.read_csv(run.path / "results.csv")
+    rows = results.read_csv(run.whole("results.csv"))
     write_text(run.path / "results.md", markdown(run_table(rows)) + "\n")
+    run.seal("results.md")
 
 
 def print_eval(rows: pd.DataFrame, style: str) -> None:

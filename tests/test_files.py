@@ -1,15 +1,13 @@
+import contextlib
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mla_cli import files
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock
 
 
 def entries(folder: Path) -> list[str]:
@@ -153,41 +151,29 @@ def test_sha256_of_a_file_larger_than_a_block(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
-# ---------------------------------------------------------------- one process at a time
+# ---------------------------------------------------------------- sealed
 
 
-def test_a_folder_is_locked_for_everybody_else(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "folder"
-    one, other = FolderLock(folder), FolderLock(folder)
-    assert one.taken()
-    with one:
-        assert not other.taken()
-        assert not FolderLock(folder).taken()
-    with other:
-        assert other.taken()
-        folder.rename(tmp_path / "moved")  # what waits must not believe that it holds what is gone
-        assert FolderLock(folder).taken()
-    assert list((tmp_path / "moved").iterdir()) == []  # no file is left
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import time; from pathlib import Path; from mla_cli.files import FolderLock; "
-    code += f"lock = FolderLock(Path({str(tmp_path)!r})); print(lock.taken(), flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "True\n"
-        assert not FolderLock(tmp_path).taken()
-        holder.kill()
-    with FolderLock(tmp_path) as lock:
-        assert lock.taken()
-
-
-def test_a_file_system_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    with FolderLock(tmp_path) as lock:
-        assert lock.taken()
+def test_a_sealed_file_says_when_it_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    content = {"b": [1, 0.1, None, True], "a": {"é": "ü"}}
+    files.write_sealed(path, content)
+    assert files.read_sealed(path) == content
+    files.write_sealed(path, files.read_json(path))  # with its seal in it
+    assert files.read_sealed(path) == content
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = content  # whatever is read must be what was written: only white space or the seal's name may differ
+        with contextlib.suppress(MlaError):
+            found = files.read_sealed(path)
+        assert {key: value for key, value in found.items() if key in content} == content
+    files.write_json(path, content)
+    assert files.read_sealed(path) == content  # an earlier version wrote none
+    assert not files.has_seal(path)
+    path.write_text('{"x": NaN, "seal": "0"}')
+    with pytest.raises(MlaError, match=r"x\.json` was damaged or edited"):
+        files.read_sealed(path)
 
 
 def test_emptying_a_folder_follows_no_link(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@
 The store knows no splits and is not normalised, so changing fold or protocol decodes nothing.
 """
 
+import hashlib
+import io
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +24,14 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from mla_cli.errors import MlaError
-from mla_cli.files import read_json
+from mla_cli.files import read_sealed
 from mla_cli.specs import FeatureSpec, Section
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+SWAP_LOOKS = 25  # at a store that is being replaced, 20 ms apart: between two renames it is not there
 SHARD_BYTES = 4 << 20  # a shard finished is a shard never redone, so it should take seconds, not minutes
 LARGE_SHARD_BYTES = 64 << 20  # for many samples: a shard is held in memory, and every open one takes a file handle
 MANY_SHARDS = 256
@@ -57,6 +61,17 @@ def moments(kind: str, array: np.ndarray, valid: int) -> tuple[list[float], list
     if kind == "fbank":
         values = values[:, :valid]
     return [float(values.sum())], [float(np.square(values).sum())], int(values.size)
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether there is a complete store; one that is being replaced right now is waited for."""
+    for _ in range(SWAP_LOOKS):
+        if (path / "manifest.json").is_file():
+            return True
+        if not path.with_name(f".{path.name}.old").is_dir():
+            break
+        time.sleep(0.02)
+    return (path / "manifest.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -120,15 +135,20 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> "Store":
         """Open a complete store. Raises MlaError for one that is absent, unfinished or of another format."""
-        if not (path / "manifest.json").is_file():
+        if not is_prepared(path):
             raise MlaError(f"no prepared data under `{path}`", f"run `mla prepare {path.name}`")
-        manifest = read_json(path / "manifest.json", f"the file was damaged: run `mla prepare {path.name} --force`")
+        manifest = read_sealed(path / "manifest.json", f"the file was damaged: run `mla prepare {path.name} --force`")
         if manifest.get("format") != FORMAT:
             raise MlaError(
                 f"`{path}` has store format `{manifest.get('format')}`, this version reads `{FORMAT}`",
                 f"run `mla prepare {manifest.get('dataset', path.name)} --force`",
             )
         return cls(path, manifest)
+
+    def check_unchanged(self) -> None:
+        """Raise MlaError where the store was built again since it was opened."""
+        if Store.open(self.path).manifest != self.manifest:
+            raise MlaError(f"`{self.path}` was built again meanwhile", "run the same command again")
 
     @property
     def classes(self) -> list[str]:
@@ -148,12 +168,16 @@ class Store:
         """One row per sample, sorted by id."""
         import pandas as pd  # not at the top: the worker processes of `mla prepare` use the rest of this module
 
+        path = self.path / "index.parquet"
+        again = f"run `mla prepare {self.manifest.get('dataset', self.path.name)} --force`"
         try:
-            return pd.read_parquet(self.path / "index.parquet")
+            content = path.read_bytes()
+            if self.manifest.get("index_sha256") not in (None, hashlib.sha256(content).hexdigest()):
+                self.check_unchanged()
+                raise MlaError(f"`{path}` is damaged: it is not what `mla prepare` wrote", again)
+            return pd.read_parquet(io.BytesIO(content))
         except (OSError, ValueError) as error:
-            raise MlaError(
-                f"cannot read `{self.path / 'index.parquet'}`: {error}", "prepare again with --force"
-            ) from error
+            raise MlaError(f"cannot read `{path}`: {error}", again) from error
 
     @cached_property
     def labels(self) -> np.ndarray:

@@ -15,7 +15,7 @@ from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import FORMAT, rows_per_shard
 from mla_cli.engine.run import versions
 from mla_cli.engine.shards import HASHED, ShardTask, sidecar
-from mla_cli.files import json_text, read_json, sha256, whole_file, write_json, write_text
+from mla_cli.files import json_text, read_json, sha256, whole_file, write_sealed, write_text
 from mla_cli.specs import FeatureSpec
 
 
@@ -103,7 +103,8 @@ def finish_store(
     table = index[["id", "label", "group", "split"]].to_csv(index=False)
     content["fingerprint"] = hashlib.sha256((json_text(facts) + table).encode()).hexdigest()
     write_text(partial / "classes.txt", "".join(f"{c}\n" for c in manifest.classes))
-    write_json(partial / "manifest.json", content)
+    content["files"] = {n: sha256(partial / n) for n in ("classes.txt", "problems.csv") if (partial / n).is_file()}
+    write_sealed(partial / "manifest.json", content)
     move_into_place(partial, path)
 
 

@@ -20,7 +20,7 @@ from mla_cli.data.leakage import leakage_report
 from mla_cli.data.normalise import fixed_normalisation
 from mla_cli.data.samples import Samples, pair_by_class, unpaired
 from mla_cli.data.split_files import apply_split_file, read_split_file
-from mla_cli.data.store import ModalityStore, Store
+from mla_cli.data.store import ModalityStore, Store, is_prepared
 from mla_cli.engine.draws import TrainingDraw, draw_training
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.prepare import prepare, same_spec
@@ -56,7 +56,7 @@ class Data:
 def open_store(recipe: Recipe, data_dir: Path) -> Store:
     """The recipe's prepared data. Raises MlaError with the exact `mla prepare` command where there are none."""
     name, path = recipe.dataset.name, data_dir / recipe.store
-    if not (path / "manifest.json").is_file():
+    if not is_prepared(path):
         if name not in registry.names("datasets"):
             raise MlaError(
                 f"no dataset named `{name}`",
@@ -71,7 +71,7 @@ def ensure_prepared(recipe: Recipe, data_dir: Path) -> Steps[None]:
     name = recipe.dataset.name
     if name not in registry.names("datasets") or not getattr(registry.load("datasets", name), "BUILT_IN", False):
         return
-    if not (data_dir / recipe.store / "manifest.json").is_file():
+    if not is_prepared(data_dir / recipe.store):
         yield Note(f"preparing the built-in data set {name}")
         yield from prepare(name, data_dir, recipe)
 

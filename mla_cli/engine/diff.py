@@ -95,7 +95,7 @@ def command_part(run: Run) -> dict[str, Any]:
 
 def results_part(run: Run) -> dict[str, Any]:
     """Accuracy and other metrics of `results.csv`, complete modalities."""
-    path = run.path / "results.csv"
+    path = run.whole("results.csv")
     if not path.is_file():
         return {}
     try:

@@ -28,7 +28,8 @@ from mla_cli.engine.events import Note, Progress, Steps
 from mla_cli.engine.run import LIBRARIES, versions
 from mla_cli.engine.shards import write_array
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock, read_json, sha256, whole_file, write_json
+from mla_cli.files import read_sealed, sha256, whole_file, write_sealed
+from mla_cli.locks import FolderLock
 from mla_cli.schema import Recipe
 from mla_cli.specs import VectorSpec
 
@@ -80,7 +81,7 @@ class FrozenFeatures:
         """Make what is not there or damaged; one process at a time, the others wait for it."""
         lock = FolderLock(self.folder)
         if not lock.taken():
-            yield Note(f"another run computes the features of {self.modality}: waiting for it to end")
+            yield Note(f"another run computes the features of {self.modality}{lock.told()}: {lock.waiting()}")
             while not lock.taken():
                 time.sleep(LOOK_AGAIN)
         with lock:
@@ -110,7 +111,9 @@ class FrozenFeatures:
         path = self.folder / "manifest.json"
         known: list[str] | None = None
         if path.is_file():
-            known = read_json(path, f"remove the folder `{self.folder}`; the features will be computed again")["sha256"]
+            known = read_sealed(path, f"remove the folder `{self.folder}`; the features will be computed again")[
+                "sha256"
+            ]
         found = {n: sha256(self.shard(n)) for n in range(self.num_shards) if self.shard(n).is_file()}
         if known is None:
             return found, []
@@ -139,7 +142,7 @@ class FrozenFeatures:
             with whole_file(self.shard(number)) as file:
                 write_array(file, shard)
             made[number] = sha256(self.shard(number))
-        write_json(
+        write_sealed(
             self.folder / "manifest.json",
             {
                 "made_of": self.facts,

@@ -13,7 +13,7 @@ from mla_cli.engine.loggers import logged
 from mla_cli.engine.run import Held, Run
 from mla_cli.engine.tasks import Executor, Folders, Needs, TaskDone, TaskEvent, TaskRetried
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 from mla_cli.recipe import validate
 from mla_cli.schema import Recipe
 
@@ -113,7 +113,7 @@ def train_one(task: RunTask) -> Steps[bool]:
     The value says whether it is finished; it is not where another process holds it and the task does not wait.
     """
     recipe = validate(task.recipe, task.recipe["name"])
-    run = Run(Path(task.run_dir) / task.name)
+    run, told = Run(Path(task.run_dir) / task.name), False
     while run.state != "finished":  # another process may have done it since the plan was made
         if not FolderLock.is_held(run.path):
             from mla_cli.engine.train import train  # torch: not for runs of other processes
@@ -139,5 +139,9 @@ def train_one(task: RunTask) -> Steps[bool]:
                 return True
         if not task.wait:
             return False
+        lock = FolderLock.held(run.path)
+        if lock is not None and lock.how_to_go_on("") and not told:
+            told = True
+            yield Note(f"held by {lock.holder}: {lock.waiting()}", warning=True)
         time.sleep(LOOK_AGAIN)
     return True

@@ -34,7 +34,8 @@ from mla_cli.engine.scoring import fused_scores
 from mla_cli.engine.session import Session
 from mla_cli.engine.train import finish, warned
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock, empty_folder, sync_folder
+from mla_cli.files import empty_folder, sync_folder
+from mla_cli.locks import FolderLock
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import Recipe
 
@@ -130,7 +131,9 @@ def import_run(
         torch.set_num_threads(recipe.train.threads)
     lock = FolderLock(run_dir / f".{run.name}.importing")
     if not lock.taken():
-        raise MlaError(f"another process is importing into `{run.path}`", "wait for it")
+        raise MlaError(
+            f"another process is importing into `{run.path}`{lock.told()}", lock.how_to_go_on("wait until it has ended")
+        )
     with lock:
         try:
             empty_folder(lock.folder)  # of one that was killed
@@ -167,6 +170,7 @@ def facts_of(session: Session, data_dir: Path, found: Found, source: Mapping[str
         "threads": torch.get_num_threads(),
         "protocol": data.protocol,
         "data": data.facts,
+        "classes": data.classes,
         "store_fingerprint": data.store.fingerprint,  # the run's own fingerprint covers the checkpoint too
         "raw_kinds": {m: data.store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
         "imported": {

@@ -19,7 +19,7 @@ from mla_cli.engine.prepare import feature_specs, raw_root, resolved, scan_raw
 from mla_cli.engine.reading import FILE_TIMEOUT, Batch, Trial, run_batches
 from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
-from mla_cli.files import write_json_if_other
+from mla_cli.files import sealed, write_json_if_other
 from mla_cli.schema import Recipe
 from mla_cli.specs import FeatureSpec
 
@@ -144,7 +144,7 @@ def split_report(store_path: Path, recipe: Recipe) -> dict[str, Any]:
     data = load_data(recipe, store)
     reports = leakage_of_protocols(store, recipe) | {data.protocol: data.facts["leakage"]}
     about = {"split_seed": recipe.dataset.split_seed, "fold": recipe.dataset.fold}
-    write_json_if_other(store_path / "leakage.json", {**about, "protocols": reports})
+    write_json_if_other(store_path / "leakage.json", sealed({**about, "protocols": reports}))
     others = {p: leaks_into_test(report) for p, report in reports.items() if p != data.protocol and "leaks" in report}
     return {
         "protocol": data.protocol,

@@ -33,6 +33,8 @@ def find_run(source: str | None, run_dir: Path) -> Run:
         if not (path / "run.json").is_file():
             raise MlaError(f"no run at `{source}`", f"runs lie under `{run_dir}`; train one with `mla train`")
     run = Run(path)
+    if run.state == "running":
+        run.refuse_held()
     if run.state != "finished":
         recipe, data_dir = path / "recipe.yaml", run.info().get("data_dir", "data")
         data = "" if data_dir == "data" else f" --data-dir {data_dir}"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from mla_cli.engine.tasks import Folders
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock, make_folder, sha256, unwritable
+from mla_cli.files import make_folder, sha256, unwritable
+from mla_cli.locks import FolderLock
 
 PIECE = 16 * 1024**2  # bytes; small beside any memory, large beside the cost of a message
 LOOK_AGAIN = 0.2  # seconds between two looks whether another process has ended
@@ -73,12 +74,12 @@ def sees_results(folders: Folders, marks: Marks) -> bool:
 
 
 def pieces_of(folder: Path, names: Iterable[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """The pieces of all files in a folder, or of the files and folders named; never of half-written ones."""
+    """The pieces of all files in a folder, or of the files and folders named; never of half-written ones and locks."""
     for name in sorted(os.listdir(folder)) if names is None else names:
         top = folder / name
         files = sorted(path for path in top.rglob("*") if path.is_file()) if top.is_dir() else [top]
         for file in files:
-            if not file.is_file() or file.name.endswith(".tmp"):
+            if not file.is_file() or file.name.endswith((".tmp", ".lock")):
                 continue
             with open(file, "rb") as content:
                 piece = content.read(PIECE)

@@ -110,9 +110,11 @@ def _matrix(table: pa.Table, column: str, num_classes: int, path: Path) -> np.nd
 
 def read_predictions(path: Path) -> Predictions:
     """Read a predictions file. Raises MlaError for one that is absent, damaged or none of ours."""
-    again = Run(path.parent).start_again
+    run = Run(path.parent)
+    again = run.start_again
     if not path.is_file():
         raise MlaError(f"no predictions at `{path}`", again)
+    run.whole(path.name)
     try:
         table = pq.read_table(path, use_threads=False)
         return _predictions(table, json.loads((table.schema.metadata or {}).get(b"mla", b"{}")), path)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mla_cli.data.features import compute
 from mla_cli.data.hub import maker_digest
 from mla_cli.data.manifest import Manifest, Problem, counts_of_bad, problems_table
 from mla_cli.data.media import BadMedia
-from mla_cli.data.store import FORMAT, Store
+from mla_cli.data.store import FORMAT, Store, is_prepared
 from mla_cli.engine.assemble import assemble_index, finish_store, move_into_place
 from mla_cli.engine.events import Note, Steps
 from mla_cli.engine.executor import LOCAL
@@ -29,7 +30,8 @@ from mla_cli.engine.reading import FILE_TIMEOUT
 from mla_cli.engine.shards import build_shards, shard_tasks
 from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock, empty_folder, whole_file
+from mla_cli.files import empty_folder, whole_file
+from mla_cli.locks import FolderLock
 from mla_cli.schema import Recipe
 from mla_cli.specs import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec, Section
 
@@ -148,14 +150,16 @@ def prepare(
         yield Note(f"{path} was made from other data or another feature spec: building it again")
     lock = FolderLock(plan.partial)
     if not lock.taken():
-        yield Note(f"another `mla prepare` is building {path}: waiting for it to end")
+        yield Note(f"another `mla prepare` is building {path}{lock.told()}: {lock.waiting()}")
         while not lock.taken():
             time.sleep(LOOK_AGAIN)
-        if not force and request_of(path) == plan.request:
-            lock.release()
-            plan.partial.rmdir()  # made for the lock alone
-            return found_ready(plan)
     with lock:
+        if not force and request_of(path) == plan.request:  # another process has made it since we looked
+            with suppress(OSError):  # not empty: of a `--force` that was interrupted
+                plan.partial.rmdir()  # made for the lock alone
+            return found_ready(plan)
+        if lock.ended is not None:
+            yield Note(f"{lock.taken_over()}: going on with what it made")
         return (yield from build(plan, force, executor, max_bad, file_timeout))
 
 
@@ -211,7 +215,7 @@ def build(plan: Plan, force: bool, executor: Executor, max_bad: float, file_time
 
 def request_of(path: Path) -> str | None:
     """What the store at a place was asked to be; None where there is none."""
-    return Store.open(path).manifest["request"] if (path / "manifest.json").is_file() else None
+    return Store.open(path).manifest["request"] if is_prepared(path) else None
 
 
 def found_ready(plan: Plan) -> Prepared:

@@ -4,9 +4,8 @@
       recipe.yaml  run.json  history.jsonl  timing.jsonl  checkpoints/{last,best}*  checkpoints/frozen.safetensors
       predictions.parquet  results.csv  results.md
 
-`run.json` moves running -> finished or failed. A checkpoint is a safetensors file and a JSON file that names it; the
-JSON is written second, so it always points at a whole file. What never trains, the networks of frozen encoders, is
-written once, and belongs to both.
+`run.json` moves running -> finished or failed; finished, it holds the SHA-256 of the run's other files, which are
+compared with it when they are read. Beside the folder lies `.NAME.lock` while somebody works in it.
 """
 
 import hashlib
@@ -21,19 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mla_cli.engine.checkpoints import packed, read_checkpoint, read_frozen, read_values, write_checkpoint, write_frozen
 from mla_cli.errors import MlaError
-from mla_cli.files import (
-    FolderLock,
-    empty_folder,
-    make_folder,
-    read_json,
-    sha256,
-    unwritable,
-    whole_file,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from mla_cli.files import empty_folder, make_folder, read_sealed, sha256, unwritable, write_sealed, write_text
+from mla_cli.locks import FolderLock
 from mla_cli.recipe import dump_yaml, load_recipe, recipe_hash
 from mla_cli.schema import Recipe
 
@@ -41,6 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGES = ("mla-cli", "torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "safetensors")
+# What a finished run leaves beside `run.json` and `checkpoints`; `results.md` is written later, and not by the engine.
+FILES = ("recipe.yaml", "history.jsonl", "timing.jsonl", "predictions.parquet", "results.csv", "present.parquet")
 LIBRARIES = ("timm", "transformers")  # of encoders that have their name; recorded where a recipe uses them
 
 
@@ -74,6 +66,12 @@ class Held(MlaError):
     """Another process is training the run."""
 
 
+def held(lock: FolderLock) -> Held:
+    """The error that names who trains a run."""
+    wait = "wait until it has ended, then look again with `mla status`"
+    return Held(f"`{lock.folder}` is being trained by another process{lock.told()}", lock.how_to_go_on(wait))
+
+
 @dataclass
 class Run:
     """One run's folder."""
@@ -91,7 +89,7 @@ class Run:
     def info(self) -> dict[str, Any]:
         """`run.json`, or an empty mapping where the run never started."""
         path = self.path / "run.json"
-        return read_json(path, self.train_again) if path.is_file() else {}
+        return read_sealed(path, self.train_again) if path.is_file() else {}
 
     @property
     def is_imported(self) -> bool:
@@ -123,7 +121,18 @@ class Run:
     def recipe(self) -> Recipe:
         if not self.recipe_file.is_file():
             raise MlaError(f"`{self.path}` has lost its `recipe.yaml`", "train it again with `mla train --force`")
-        return load_recipe(str(self.recipe_file))
+        edited, info = self.damage("recipe.yaml"), self.info()
+        try:
+            recipe = load_recipe(str(self.recipe_file))
+        except MlaError as error:
+            raise edited or error from None
+        if edited and recipe_hash(recipe, info["data_fingerprint"]) != info["hash"]:  # else its comments at most
+            raise MlaError(
+                f"`{self.recipe_file}` was edited after the run: it is not what was trained",
+                f"put it back, or train what it says now with `mla train --recipe {self.recipe_file} "
+                f"--run-dir {self.path.parent}`",
+            )
+        return recipe
 
     def refuse(self, resume: bool, force: bool) -> None:
         """Raise MlaError if the run is finished, or was interrupted and neither `resume` nor `force` is given."""
@@ -149,13 +158,14 @@ class Run:
         Raises Held, a MlaError, where another process has it.
         """
         lock = FolderLock(self.path)
-        if lock.taken():
-            return lock
-        info = {} if not (self.path / "run.json").is_file() else self.info()
-        who = f" (process {info['pid']} on {info['host']})" if {"pid", "host"} <= info.keys() else ""
-        raise Held(
-            f"`{self.path}` is being trained by another process{who}", "wait until it has ended, then look again"
-        )
+        if not lock.taken():
+            raise held(lock)
+        return lock
+
+    def refuse_held(self) -> None:
+        """Raise Held where another process trains the run right now."""
+        if (lock := FolderLock.held(self.path)) is not None:
+            raise held(lock)
 
     def claim(self, recipe: Recipe, fingerprint: str, facts: Mapping[str, Any], resume: bool, force: bool) -> bool:
         """Start or take up the run; True if there is a checkpoint to go on from.
@@ -168,7 +178,7 @@ class Run:
         make_folder(self.path / "checkpoints")
         write_text(self.recipe_file, dump_yaml(recipe))
         if "error" in (left := self.info()):  # why it failed before; this is a new try
-            write_json(self.path / "run.json", {key: value for key, value in left.items() if key != "error"})
+            write_sealed(self.path / "run.json", {key: value for key, value in left.items() if key != "error"})
         self.update(
             state="running",
             hash=recipe_hash(recipe, fingerprint),
@@ -176,6 +186,7 @@ class Run:
             command=sys.argv,
             pid=os.getpid(),
             host=platform.node(),
+            files={"recipe.yaml": sha256(self.recipe_file)},
             versions=versions(packages_of(recipe)),
             **facts,
         )
@@ -183,7 +194,31 @@ class Run:
 
     def update(self, **facts: Any) -> None:
         """Set keys of `run.json`."""
-        write_json(self.path / "run.json", self.info() | facts)
+        write_sealed(self.path / "run.json", self.info() | facts)
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the run's files that are there, for `run.json` of a finished run."""
+        return {name: sha256(self.path / name) for name in FILES if (self.path / name).is_file()}
+
+    def seal(self, *names: str) -> None:
+        """Note the SHA-256 of some of the run's files in `run.json`."""
+        digests = self.info().get("files", {})
+        new = digests | {name: sha256(self.path / name) for name in names if (self.path / name).is_file()}
+        if new != digests:
+            self.update(files=new)
+
+    def whole(self, name: str) -> Path:
+        """The path of one of the run's files. Raises MlaError where it is not what the run wrote."""
+        if (damage := self.damage(name)) is not None:
+            raise damage
+        return self.path / name
+
+    def damage(self, name: str) -> MlaError | None:
+        """What is wrong with one of the run's files by its SHA-256 in `run.json`; None where that says nothing."""
+        path, digest = self.path / name, self.info().get("files", {}).get(name)
+        if digest is None or not path.is_file() or sha256(path) == digest:
+            return None
+        return MlaError(f"`{path}` was damaged or edited: it is not what the run wrote", self.start_again)
 
     # ------------------------------------------------------------ history
 
@@ -200,7 +235,7 @@ class Run:
 
     def history(self, file: str = "history.jsonl") -> list[dict[str, Any]]:
         """All whole lines; a last line cut off by a crash is left out. Raises MlaError for a damaged one."""
-        path = self.path / file
+        path = self.whole(file)
         if not path.is_file():
             return []
         rows = []
@@ -221,73 +256,42 @@ class Run:
 
     # ------------------------------------------------------------ checkpoints
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
     def save_checkpoint(self, which: str, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> None:
         """Write `checkpoints/WHICH.json` and the safetensors file it names; then remove the one it replaces."""
-        from safetensors.torch import save
-
-        folder = self.path / "checkpoints"
-        name = f"{which}-e{values['epoch']:04d}-r{values['round']:06d}.safetensors"
-        with whole_file(folder / name) as file:
-            file.write(save({key: tensor.detach().contiguous() for key, tensor in tensors.items()}))
-        write_json(folder / f"{which}.json", {"tensors": name, **values})
-        for old in folder.glob(f"{which}-e*.safetensors"):
-            if old.name != name:
-                old.unlink()
+        write_checkpoint(self.checkpoints, which, tensors, values)
 
     @property
     def frozen_file(self) -> Path:
-        return self.path / "checkpoints" / "frozen.safetensors"
+        return self.checkpoints / "frozen.safetensors"
 
     def save_frozen(self, tensors: "Mapping[str, Tensor]") -> None:
         """Write the frozen networks; they stay as they are. Raises MlaError if the run began with other ones."""
-        from safetensors.torch import save
-
-        content = save({key: tensor.detach().contiguous() for key, tensor in tensors.items()})
+        content = packed(tensors)
         digest = hashlib.sha256(content).hexdigest()
         if self.info().get("frozen_sha256") not in (None, digest):
             raise MlaError(
                 f"`{self.path}` began with other frozen encoders than its recipe makes now", self.start_again
             )
         self.update(frozen_sha256=digest)
-        if not (self.frozen_file.is_file() and sha256(self.frozen_file) == digest):
-            write_bytes(self.frozen_file, content)
+        write_frozen(self.frozen_file, content, digest)
 
     def load_frozen(self) -> "dict[str, Tensor]":
         """What `save_frozen` wrote, on the CPU; nothing for a run without frozen encoders."""
-        from safetensors.torch import load
-
         digest = self.info().get("frozen_sha256")
-        if digest is None:
-            return {}
-        try:
-            content = self.frozen_file.read_bytes()
-        except OSError as error:
-            raise MlaError(f"cannot read `{self.frozen_file}`: {error.strerror}", self.start_again) from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise MlaError(f"`{self.frozen_file}` is damaged: it is not what training wrote", self.start_again)
-        return load(content)
+        return {} if digest is None else read_frozen(self.frozen_file, digest, self.start_again)
 
     def checkpoint_values(self, which: str) -> dict[str, Any]:
         """The JSON values of a checkpoint, among them `tensors`, the name of its other file."""
-        path = self.path / "checkpoints" / f"{which}.json"
-        if not path.is_file():
-            raise MlaError(f"`{self.path}` has no checkpoint `{which}`", self.start_again)
-        values = read_json(path, self.start_again)
-        if not isinstance(values.get("tensors"), str):
-            raise MlaError(f"`{path}` names no file of tensors", self.start_again)
-        return values
+        return read_values(self.checkpoints, which, self.start_again)
 
     def load_checkpoint(self, which: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         """Tensors (on the CPU) and values of a checkpoint, frozen networks included. Nothing pickled is read."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        values = self.checkpoint_values(which)
-        path = self.path / "checkpoints" / values["tensors"]
-        try:
-            return load_file(path) | self.load_frozen(), values
-        except (OSError, SafetensorError) as error:
-            raise MlaError(f"cannot read checkpoint `{path}`: {error}", self.start_again) from error
+        tensors, values = read_checkpoint(self.checkpoints, which, self.start_again)
+        return tensors | self.load_frozen(), values
 
     @contextmanager
     def failing(self) -> Iterator[None]:

@@ -14,7 +14,8 @@ from typing import Any
 from mla_cli import registry
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock, read_json
+from mla_cli.files import read_sealed
+from mla_cli.locks import FolderLock, process_exists, start_ticks
 
 # In the order in which they are listed: what asks for something stands last, where a terminal shows it.
 STATES = ("finished", "running", "running elsewhere", "interrupted", "failed", "damaged")
@@ -143,20 +144,18 @@ def is_alive(pid: int, since: float) -> bool:
     """Whether the process that was `pid` at time `since` still is; a later process with its number is another one."""
     if pid <= 0:  # those mean groups of processes
         return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+    if not process_exists(pid):
         return False
-    except PermissionError:
-        pass  # somebody else's
     started = start_of(pid)
     return started is None or started <= since + CLOCK_STEP
 
 
 def start_of(pid: int) -> float | None:
     """When a process began, in seconds since 1970; None where the system has no /proc."""
+    ticks = start_ticks(pid)
+    if ticks is None:
+        return None
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()[19])
         boot = next(line for line in Path("/proc/stat").read_text("ascii").splitlines() if line.startswith("btime "))
         return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
@@ -169,7 +168,7 @@ def fused_accuracies(path: Path) -> tuple[float | None, float | None, bool]:
     found: dict[str, float] = {}
     smoke = False
     try:
-        with open(path / "results.csv", encoding="utf-8", newline="") as file:
+        with open(Run(path).whole("results.csv"), encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row["output"] == "fused" and row["metric"] == "accuracy":
                     found[row["split"]] = float(row["value"])
@@ -213,7 +212,7 @@ def store_status(path: Path, now: float) -> StoreStatus:
     if path.name.startswith(".") and path.suffix == ".old":
         return StoreStatus(path.stem[1:], "replaced", "", None, "", size, None, age, f"{path.name} can be removed", "")
     try:
-        manifest = read_json(path / "manifest.json")
+        manifest = read_sealed(path / "manifest.json")
         dataset, samples = str(manifest["dataset"]), int(manifest["counts"]["samples"])
         return StoreStatus(
             path.name, "prepared", dataset, samples, str(manifest["fingerprint"]), size, None, age, "", ""

@@ -20,6 +20,7 @@ from mla_cli.engine.devices import choose_device
 from mla_cli.engine.draws import STORED
 from mla_cli.engine.evaluate import default_rows, write_results
 from mla_cli.engine.events import Epoch, Finished, Note, Started, Steps
+from mla_cli.engine.integrity import resuming_notes
 from mla_cli.engine.latest import remember
 from mla_cli.engine.predictions import join
 from mla_cli.engine.run import Run, run_name
@@ -59,15 +60,22 @@ def train(
         "protocol": data.protocol,
         "data": data.facts,
         "store_fingerprint": store.fingerprint,
+        "classes": store.classes,
         "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
         "made_by": store.makers(data.modalities),
     }
+    run.refuse_held()
     run.refuse(resume, force)
+    for text in resuming_notes(run, recipe, fingerprint) if resume else []:
+        yield Note(text, warning=True)
     session = Session(recipe, data, where)  # before anything is written: it finds what the recipe cannot do
     check_subsets(session)
     if session.loaded:
         facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
-    with run.hold():
+    store.check_unchanged()
+    with run.hold() as lock:
+        if lock.ended is not None:
+            yield Note(f"{lock.taken_over()}: taken over")
         can_resume = run.claim(recipe, fingerprint, facts, resume, force)
         yield from train_claimed(session, run, can_resume)
     remember(run_dir, run.name)
@@ -204,4 +212,9 @@ def finish(session: Session, run: Run, **facts: Any) -> None:
     } | facts
     predictions.write(run.predictions)
     write_results(run)
-    run.update(state="finished", best_epoch=session.progress.best_epoch, checkpoint=f"{which}@{values['epoch']}")
+    run.update(
+        state="finished",
+        files=run.digests(),
+        best_epoch=session.progress.best_epoch,
+        checkpoint=f"{which}@{values['epoch']}",
+    )

@@ -339,8 +339,11 @@ def test_stores_that_cannot_be_opened(tmp_path: Path, mfeat_store: Store) -> Non
     with pytest.raises(MlaError, match=r"cannot read `.*index\.parquet`"):
         _ = store.index
     (copy / "index.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(MlaError, match=r"index\.parquet` is damaged: it is not what `mla prepare` wrote"):
+        _ = store.index
+    del store.manifest["index_sha256"]  # an earlier version wrote none
     with pytest.raises(MlaError, match=r"cannot read `.*index\.parquet`"):
-        _ = Store.open(copy).index
+        _ = store.index
     (copy / "manifest.json").write_text(json.dumps({"format": 0, "dataset": "mfeat"}))
     with pytest.raises(MlaError) as caught:
         Store.open(copy)

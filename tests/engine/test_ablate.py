@@ -19,7 +19,7 @@ from mla_cli.engine.latest import latest
 from mla_cli.engine.results import COLUMNS, over_seeds
 from mla_cli.engine.run import Held, Run
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 from mla_cli.recipe import dump_yaml
 
 

@@ -35,7 +35,7 @@ from mla_cli.engine.run import Run
 from mla_cli.engine.session import Session
 from mla_cli.engine.train import train, validate
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 from mla_cli.schema import Recipe
 
 FROZEN = {"frozen": True}

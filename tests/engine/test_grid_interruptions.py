@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mla_cli.engine.run import Run
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 

@@ -20,7 +20,7 @@ from mla_cli.engine.parcels import add_piece, pieces_of, take_in
 from mla_cli.engine.remote import Order, carry_out
 from mla_cli.engine.run import Run, run_name
 from mla_cli.errors import MlaError
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 
 NAMES = st.sampled_from(["a", "b.npy", "deep/c", "deep/er/d.json"])
 

@@ -25,7 +25,7 @@ from command_line import mla
 from mla_cli.engine.ray_executor import gpus
 from mla_cli.engine.run import Run
 from mla_cli.engine.tasks import Needs
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 
 GRID = ("ablate", "--recipe", "mfeat", "--over", "method.name=mla,late", "--missing-rates", "0,0.2", "-q")
 SMALL = ("--set", "dataset.modalities=[mor, fou]", "--set", "dataset.limit=400", "--set", "encoders.mor.hidden=16")

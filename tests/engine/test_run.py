@@ -203,12 +203,12 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     values = {"epoch": 2, "round": 5, "best": 0.1 + 0.2, "nested": {"a": [1, None]}}
     run.save_checkpoint("last", tensors, values)
     found, read = run.load_checkpoint("last")
-    assert {k: v for k, v in read.items() if k != "tensors"} == values
+    assert read == values
     assert set(found) == set(tensors)
     for key, tensor in tensors.items():
         torch.testing.assert_close(found[key], tensor.detach(), rtol=0, atol=0)
         assert found[key].dtype == tensor.dtype
-    assert b"pickle" not in (run.path / "checkpoints" / read["tensors"]).read_bytes()
+    assert b"pickle" not in (run.checkpoints / run.checkpoint_values("last")["tensors"]).read_bytes()
 
 
 def test_equal_checkpoints_are_equal_bytes(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_dying_between_the_two_files_leaves_the_old_checkpoint(tmp_path: Path, m
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mla_cli.engine.run.write_json", die)
+    monkeypatch.setattr("mla_cli.engine.checkpoints.write_sealed", die)
     with pytest.raises(KeyboardInterrupt):
         checkpoint(run, 2, value=9.0)
     monkeypatch.undo()
@@ -259,13 +259,22 @@ def test_checkpoints_that_cannot_be_read(tmp_path: Path) -> None:
         run.load_checkpoint("best")
     checkpoint(run)
     [tensors] = (run.path / "checkpoints").glob("*.safetensors")
-    tensors.write_bytes(tensors.read_bytes()[:-3])
-    with pytest.raises(MlaError, match="cannot read checkpoint"):
-        run.load_checkpoint("last")
+    whole = tensors.read_bytes()
+    for damaged in (whole[:-3], whole[:-1] + b"\x01", b""):
+        tensors.write_bytes(damaged)
+        with pytest.raises(MlaError, match="is damaged: it is not what training wrote") as caught:
+            run.load_checkpoint("last")
+        assert caught.value.hint == run.start_again
     tensors.unlink()
     with pytest.raises(MlaError, match="cannot read checkpoint"):
         run.load_checkpoint("last")
-    for content in ("{}", "[]", '{"tensors": 3}', "{"):
+    values = json.loads((run.path / "checkpoints/last.json").read_text())
+    older = {key: values[key] for key in ("epoch", "round", "tensors")}  # without checksums
+    tensors.write_bytes(whole)
+    (run.path / "checkpoints/last.json").write_text(json.dumps(older))
+    assert run.load_checkpoint("last")[1] == {"epoch": 1, "round": 0}
+    edited = json.dumps(values | {"epoch": 2})
+    for content in ("{}", "[]", '{"tensors": 3}', '{"tensors": "../run.json"}', edited, "{"):
         (run.path / "checkpoints/last.json").write_text(content)
         with pytest.raises(MlaError, match=r"last\.json`") as caught:
             run.load_checkpoint("last")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mla_cli.engine.status import is_alive, start_of, status
-from mla_cli.files import FolderLock
+from mla_cli.locks import FolderLock
 from mla_cli.overview import status_tables
 
 RECIPE = "name: tiny\ndataset: {name: mfeat}\ntrain: {epochs: 7}\n"
@@ -154,7 +154,7 @@ def test_prepared_half_built_and_damaged_sets(tmp_path: Path, mfeat_store: Any) 
     before = snapshot(data)
     with lock:
         stores = status(tmp_path, data).stores
-    assert snapshot(data) == before
+        assert snapshot(data) == before
     found = {store.store: store for store in stores}
     assert [(s.store, s.state) for s in stores] == [
         ("mfeat", "prepared"), ("cremad", "half-built"), ("emoji", "replaced"), ("my-set", "being built"),
