@@ -39,6 +39,7 @@ from mla_cli.data.media import BadMedia
 from mla_cli.data.split_files import apply_split_file, read_split_file
 from mla_cli.datasets import table
 from mla_cli.errors import MlaError
+from mla_cli.files import write_sealed
 from mla_cli.recipe import dump_yaml, load_recipe
 from mla_cli.specs import FbankSpec, FeatureSpec, ImageSpec, TextSpec, VectorSpec, VideoSpec
 
@@ -55,9 +56,13 @@ class World:
     def __init__(self, folder: Path):
         self.folder = folder
         self.data, self.runs = folder / "data", folder / "runs"
-        if not (folder / "whole").is_file():
+        sound = folder.with_name(f"{folder.name}.sound")  # a killed child leaves its hostile file behind
+        if not sound.is_dir():
             self.build()
-            (folder / "whole").touch()
+            shutil.copytree(folder, sound)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(sound, folder)
         self.run = next(path for path in self.runs.iterdir() if path.name.startswith("done"))
         self.stopped = next(path for path in self.runs.iterdir() if path.name.startswith("stopped"))
 
@@ -81,7 +86,10 @@ class World:
             archive.write(self.folder / "x.png", "x.png")
 
     def texts(self) -> None:
-        rows = [f"s{i},{'ab'[i % 2]},{i // 2},{('train', 'val', 'test')[i % 3]},v.npy::{i},word{i} and {i}" for i in range(60)]
+        rows = [
+            f"s{i},{'ab'[i % 2]},{i // 2},{('train', 'val', 'test')[i % 3]},v.npy::{i},word{i} and {i}"
+            for i in range(60)
+        ]
         lines = ["id,label,group,split,vec,words", *rows]
         (self.folder / "my.csv").write_text("\n".join(lines) + "\n")
         (self.folder / "my.tsv").write_text("\n".join(lines).replace(",", "\t") + "\n")
@@ -110,7 +118,9 @@ class World:
 
     def prepared(self) -> None:
         """A prepared set, a finished run of it, one that stopped in the middle of its second epoch, an ablation."""
-        good = mla("prepare", "table", "--table", self.folder / "my.csv", "--root", self.folder, "--data-dir", self.data)
+        good = mla(
+            "prepare", "table", "--table", self.folder / "my.csv", "--root", self.folder, "--data-dir", self.data
+        )
         assert good.code == 0, good.stderr
         common = {
             "dataset": {"name": "table", "store": "my"},
@@ -126,7 +136,7 @@ class World:
         shutil.copy(next(self.runs.glob("done*")) / "recipe.yaml", self.folder / "full.yaml")
         stopped = next(self.runs.glob("stopped*"))
         info = json.loads((stopped / "run.json").read_text())
-        (stopped / "run.json").write_text(json.dumps(info | {"state": "running"}))
+        write_sealed(stopped / "run.json", info | {"state": "running", "files": {}})
 
     def weights(self) -> None:
         import torch
@@ -136,11 +146,17 @@ class World:
         save_file(tensors, self.folder / "w.safetensors")
         torch.save({"model": tensors, "epoch": 3}, self.folder / "w.pt")
         torch.save(tensors, self.folder / "old.pth", _use_new_zipfile_serialization=False)
-        # as much of a layout as fits a small file: names of M3AE, all of them wrong in shape
+        # the smallest M3AE, of one block; each tensor is one zero, repeated, so that the file is small
+        from mla_cli.core.layout_files import factor
         from mla_cli.core.layouts import LAYOUTS
 
-        names = [name for part in LAYOUTS["m3ae"].parts.values() for name in part.shapes]
-        torch.save({"model": {name.replace("*", "0"): torch.zeros(2, 2) for name in names}}, self.folder / "m3ae.pth")
+        shapes = {name: shape for part in LAYOUTS["m3ae"].parts.values() for name, shape in part.shapes.items()}
+        sides = {
+            name: [s if isinstance(s, int) else factor(s)[0] * {"d": 384}.get(factor(s)[1], 8) for s in shape]
+            for name, shape in shapes.items()
+        }
+        zeros = {name.replace("*", "0"): torch.zeros(()).expand(shape) for name, shape in sides.items()}
+        torch.save({"model": zeros}, self.folder / "m3ae.pth")
 
 
 # ---------------------------------------------------------------- mutations
@@ -154,7 +170,24 @@ HOSTILE_WORDS = (
     *("#encoding=idna", "#encoding=zlib", "::-1", "[split|sign]", "<script>alert(1)</script>", "%s%n", "{0.__class__}"),
 )
 HOSTILE_VALUES = (
-    *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**40, 1e308, -0.5, "", "a", "../../etc/passwd", "x" * 3000),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2**31,
+        2**63,
+        -(2**63),
+        10**40,
+        1e308,
+        -0.5,
+        "",
+        "a",
+        "../../etc/passwd",
+        "x" * 3000,
+    ),
     *("\x00", "\x1b[31m", "\ud800", [], [None], {}, {"a": 1}, [[]], [1, 2, 3], ["a", "a"], {"": {}}, "nan", "1e5"),
 )
 
@@ -262,7 +295,12 @@ def mutate_parquet(victim: bytes, rng: np.random.Generator) -> bytes:
         case 1:
             found = found.append_column(name, found.column(place))
         case 2:
-            found = found.rename_columns([HOSTILE_WORDS[rng.integers(len(HOSTILE_WORDS))].replace("\x00", "") if n == name else n for n in found.column_names])
+            found = found.rename_columns(
+                [
+                    HOSTILE_WORDS[rng.integers(len(HOSTILE_WORDS))].replace("\x00", "") if n == name else n
+                    for n in found.column_names
+                ]
+            )
         case 3:
             found = found.slice(0, int(rng.integers(3))) if rng.random() < 0.7 else pa.concat_tables([found] * 20)
         case 4:
@@ -291,7 +329,9 @@ def _hostile_column(rows: int, own: pa.ChunkedArray, rng: np.random.Generator) -
         case 5:
             return pa.array([pickle.dumps(print)] * rows, pa.binary())
         case 6:
-            words = [HOSTILE_WORDS[i].encode("utf-8", "ignore").decode() for i in rng.integers(len(HOSTILE_WORDS), size=rows)]
+            words = [
+                HOSTILE_WORDS[i].encode("utf-8", "ignore").decode() for i in rng.integers(len(HOSTILE_WORDS), size=rows)
+            ]
             return pa.array(words)
     return pa.array(rng.integers(-(2**62), 2**62, size=rows))
 
@@ -308,7 +348,11 @@ def mutate_npy(victim: bytes, rng: np.random.Generator) -> bytes:
         case 2:
             np.save(out, values.reshape(-1)[: int(rng.integers(3))])
         case 3:
-            np.save(out, np.zeros(len(values), [("a", "f4"), ("b", "O")] if rng.random() < 0.5 else [("a", "f4")]), allow_pickle=True)
+            np.save(
+                out,
+                np.zeros(len(values), [("a", "f4"), ("b", "O")] if rng.random() < 0.5 else [("a", "f4")]),
+                allow_pickle=True,
+            )
         case 4:
             np.save(out, np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
         case 5:
@@ -316,7 +360,16 @@ def mutate_npy(victim: bytes, rng: np.random.Generator) -> bytes:
         case 6:
             np.save(out, values.reshape(*values.shape, 1, 1))
         case _:
-            shape = ["(10**15, 3)", "(1000000000000000, 3)", "(-60, 3)", "(60, 0)", "(60,3,1,1,1)", "()", "'x'", "(2**40,)"]
+            shape = [
+                "(10**15, 3)",
+                "(1000000000000000, 3)",
+                "(-60, 3)",
+                "(60, 0)",
+                "(60,3,1,1,1)",
+                "()",
+                "'x'",
+                "(2**40,)",
+            ]
             dtype = ["'<f4'", "'|O'", "'<U1000000000'", "[('a','<f4')]", "'V0'", "None", "'<f4'"][rng.integers(7)]
             order = ["False", "True", "3"][rng.integers(3)]
             head = f"{{'descr': {dtype}, 'fortran_order': {order}, 'shape': {shape[rng.integers(8)]}, }}\n".encode()
@@ -357,7 +410,9 @@ def mutate_safetensors(victim: bytes, rng: np.random.Generator) -> bytes:
         case 2:
             tensors[name] = value.reshape(-1)[: int(rng.integers(2))]
         case 3:
-            tensors[name] = value.to([torch.float64, torch.int64, torch.bool, torch.bfloat16, torch.complex64][rng.integers(5)])
+            tensors[name] = value.to(
+                [torch.float64, torch.int64, torch.bool, torch.bfloat16, torch.complex64][rng.integers(5)]
+            )
         case 4:
             tensors[name] = torch.full_like(value, [0, 1, -1, 127][rng.integers(4)])
         case 5:
@@ -373,11 +428,13 @@ def mutate_torch(victim: bytes, rng: np.random.Generator) -> bytes:
 
     if rng.random() < 0.5 and victim.startswith(b"PK"):
         out = io.BytesIO()
-        source = zipfile.ZipFile(io.BytesIO(victim))
+        source = zipfile.ZipFile(io.BytesIO(victim))  # a sound one
         with zipfile.ZipFile(out, "w", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED][rng.integers(2)]) as archive:
             for info in source.infolist():
                 data = source.read(info)
-                archive.writestr(info.filename, mutate_bytes(data, b"", rng) if info.filename.endswith(".pkl") else data)
+                archive.writestr(
+                    info.filename, mutate_bytes(data, b"", rng) if info.filename.endswith(".pkl") else data
+                )
         return out.getvalue()
     ring: dict[str, Any] = {"epoch": 1}
     ring["model"] = ring
@@ -421,7 +478,9 @@ def features(*wanted: tuple[str, FeatureSpec], member: str = "") -> Callable[[Wo
     """Every feature that a file could be asked for, and the quicker look of `--check`."""
 
     def use(world: World, path: Path) -> str:
-        found = [attempt for kind, spec in wanted for attempt in _attempts(kind, spec, world.folder, path.name + member)]
+        found = [
+            attempt for kind, spec in wanted for attempt in _attempts(kind, spec, world.folder, path.name + member)
+        ]
         return "listed" if "listed" in found else "decoded"
 
     return use
@@ -531,7 +590,10 @@ def of_store(world: World, path: Path) -> str:
     """Training on it and scoring with it."""
     shutil.rmtree(world.folder / "fresh", ignore_errors=True)
     how = ("--data-dir", world.data, "--run-dir", world.folder / "fresh")
-    several = [("train", "--recipe", world.folder / "done.yaml", *how, "--set", "train.epochs=1", "--quiet"), ("status", *how)]
+    several = [
+        ("train", "--recipe", world.folder / "done.yaml", *how, "--set", "train.epochs=1", "--quiet"),
+        ("status", *how),
+    ]
     if path.suffix == ".json":
         several.append(("prepare", "table", "--table", world.folder / "my.csv", "--root", world.folder, *how[:2]))
     return commands(*several)
@@ -637,7 +699,11 @@ def child(folder: Path, first: int, count: int, kind: str | None = None) -> None
         try:
             found = {"outcome": fuzzer.one(number)}
         except Exception as error:  # what this program is for
-            found = {"outcome": "traceback", "error": f"{type(error).__name__}: {error}"[:300], "text": traceback.format_exc()[-3000:]}
+            found = {
+                "outcome": "traceback",
+                "error": f"{type(error).__name__}: {error}"[:300],
+                "text": traceback.format_exc()[-3000:],
+            }
         print(json.dumps({"end": number, "peak": peak_bytes(), **found}), file=out, flush=True)
 
 

@@ -18,7 +18,20 @@ LONGEST = 300  # lines; a longer file holds two ideas
 
 # Lowest first; each may import its own level and those below.
 LEVELS = (
-    {"", "errors", "recipe", "explain", "registry", "schema", "seeding", "files", "specs", "markup", "locks"},
+    {
+        "",
+        "errors",
+        "recipe",
+        "bounded_yaml",
+        "explain",
+        "registry",
+        "schema",
+        "seeding",
+        "files",
+        "specs",
+        "markup",
+        "locks",
+    },
     {"core", "data", "encoders"},
     {"methods", "datasets"},
     {"engine"},

@@ -91,7 +91,13 @@ def run_child(folder: Path, first: int, count: int, kind: str | None, tally: Tal
             break
         found = json.loads(line)
         if "begin" in found:
-            number, name, begun, cpu, running = found["begin"], found["kind"], time.monotonic(), cpu_of(process.pid), True
+            number, name, begun, cpu, running = (
+                found["begin"],
+                found["kind"],
+                time.monotonic(),
+                cpu_of(process.pid),
+                True,
+            )
         else:
             running = False
             if "text" in found:
@@ -148,7 +154,9 @@ def main() -> int:
         for thread in threads:
             thread.join()
     print(table(tally))
-    print(f"\n{time.monotonic() - begun:.0f} s; largest memory {tally.peak[0] / 1e9:.2f} GB, reached at {tally.peak[1]}; most processor time {tally.slowest[0]:.1f} s, at {tally.slowest[1]}")
+    print(
+        f"\n{time.monotonic() - begun:.0f} s; largest memory {tally.peak[0] / 1e9:.2f} GB, reached at {tally.peak[1]}; most processor time {tally.slowest[0]:.1f} s, at {tally.slowest[1]}"
+    )
     for line in tally.bad:
         print(line)
     return int(bool(tally.bad) or tally.peak[0] > PEAK)
