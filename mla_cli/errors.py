@@ -1,5 +1,17 @@
 """The one exception that `mla` turns into two lines on stderr and exit code 1."""
 
+LONGEST = 200  # characters of a value that an error shows
+
+
+def shortened(text: str) -> str:
+    """Text that an error can show, cut where it is endless."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, cut where it is endless."""
+    return shortened(repr(value))
+
 
 class MlaError(Exception):
     """Something the user can mend.

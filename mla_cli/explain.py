@@ -7,13 +7,14 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from mla_cli import registry
+from mla_cli.errors import shortened, shown
 from mla_cli.schema import Recipe
 from mla_cli.specs import SPEC_OF_KIND
 
 
 def explain(item: Any) -> tuple[str, str]:
     """One of pydantic's errors as (message, hint) in our words."""
-    loc = [str(part) for part in item["loc"]]
+    loc = [shortened(str(part)) for part in item["loc"]]
     kind = None
     if len(loc) > 2 and loc[0] == "features" and loc[2] in SPEC_OF_KIND:
         kind = loc.pop(2)  # pydantic names the union's branch; a recipe has no such key
@@ -27,29 +28,29 @@ def explain(item: Any) -> tuple[str, str]:
             known = ", ".join(f"`{name}`" for name in section.model_fields)
             return f"unknown key `{key}`", f"did you mean `{full}`?" if close else f"keys here: {known}"
         case "invalid_key":
-            return f"key `{key}` must be text, got {given!r}", "put it in quotes"
+            return f"key `{key}` must be text, got {shown(given)}", "put it in quotes"
         case "missing":
             return f"`{key}` is missing", f"add it, or leave `{prefix}` out"
         case "literal_error":
             choices = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
-            hint = registry.did_you_mean(str(given), choices)
-            return f"`{key}` must be one of {', '.join(choices)}, got {given!r}", hint
+            hint = registry.did_you_mean(shortened(str(given)), choices)
+            return f"`{key}` must be one of {', '.join(choices)}, got {shown(given)}", hint
         case "union_tag_invalid":
-            hint = registry.did_you_mean(str(context["tag"]), list(SPEC_OF_KIND))
-            return f"`{key}.kind`: no feature kind `{context['tag']}`", hint
+            tag = shortened(str(context["tag"]))
+            return f"`{key}.kind`: no feature kind `{tag}`", registry.did_you_mean(tag, list(SPEC_OF_KIND))
         case "union_tag_not_found":
             return f"`{key}.kind` is missing", "write one of " + ", ".join(f"`{name}`" for name in SPEC_OF_KIND)
         case "value_error":
             message, _, hint = str(context["error"]).partition("; ")
             return f"`{key}`: {message}", hint
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"`{key}` must be a mapping of keys, got {given!r}", "write its keys below it, or leave it out"
+            return f"`{key}` must be a mapping of keys, got {shown(given)}", "write its keys below it, or leave it out"
         case "float_type" | "int_type" | "bool_type" | "string_type":
             wanted = item["type"].split("_")[0]
             hint = registry.type_hint(given, wanted) or default_hint(section, last)
-            return f"`{key}` must be {wanted}, got {given!r}", hint
+            return f"`{key}` must be {wanted}, got {shown(given)}", hint
     text = item["msg"].replace("Input should be", "must be")
-    return f"`{key}` {text[0].lower()}{text[1:]}, got {given!r}", default_hint(section, last)
+    return f"`{key}` {text[0].lower()}{text[1:]}, got {shown(given)}", default_hint(section, last)
 
 
 def default_hint(section: type[BaseModel], key: str) -> str:

@@ -161,6 +161,20 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def read_at_most(path: Path, limit: int, what: str) -> bytes:
+    """A whole file of at most `limit` bytes. Raises MlaError for a larger one, and where it cannot be read."""
+    try:
+        size = path.stat().st_size
+        content = b"" if size > limit else path.read_bytes()
+    except OSError as error:
+        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
+    except MemoryError as error:
+        raise MlaError(f"`{path}` does not fit into memory", "is it the right file?") from error
+    if size > limit:
+        raise MlaError(f"`{path}` has more than {limit:,} bytes, which is no {what}", "is it the right file?")
+    return content
+
+
 # ---------------------------------------------------------------- files that carry their own checksum
 
 SEAL = "seal"  # key of a JSON file: SHA-256 of all the others, as `json_text` writes them

@@ -16,12 +16,16 @@ import yaml
 from pydantic import ValidationError
 
 from mla_cli import registry
-from mla_cli.errors import MlaError
+from mla_cli.bounded_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml
+from mla_cli.errors import MlaError, shortened, shown
 from mla_cli.explain import explain
+from mla_cli.files import read_at_most
 from mla_cli.schema import EncoderSection, Recipe
 
 # What a run's bytes depend on only through the machine (threads), or not at all, stays out of its hash.
 NOT_HASHED = (("name",), ("train", "threads"), ("train", "checkpoint_every"))
+# Of a folder: no path, nothing that a shell takes for an option or a spreadsheet for a formula.
+FOLDER_NAME = re.compile(r"[^-=+@.~/\\\s][^/\\]{0,99}")
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
 
 
@@ -42,11 +46,9 @@ def find_recipe(source: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file. Raises MlaError naming the file and line."""
     try:
-        content = parse_yaml(path.read_text("utf-8"))
+        content = parse_yaml(read_at_most(path, MAX_BYTES, "recipe").decode("utf-8"))
     except UnicodeDecodeError as error:
         raise MlaError(f"{path}: not UTF-8 text (byte {error.start})", "save the recipe as UTF-8") from error
-    except OSError as error:
-        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -59,46 +61,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_yaml(text: str) -> Any:
-    """Plain YAML: no tags, and no key twice in a mapping, where the first would be lost silently."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        refuse_repeats(node, set())
-        return None if node is None else loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def refuse_repeats(node: yaml.Node | None, seen: set[int]) -> None:
-    """Raise yaml.MarkedYAMLError for a key that stands twice. seen: the nodes looked at, as aliases may form rings."""
-    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    keys = set[str]()
-    for item in node.value:
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in keys:
-                raise yaml.MarkedYAMLError(None, None, f"key `{key.value}` stands there twice", key.start_mark)
-            keys.add(key.value)
-        refuse_repeats(value, seen)
-
-
 def parse_override(text: str) -> tuple[list[str], Any]:
     """`train.lr=1e-3` as (["train", "lr"], 0.001). Here, unlike in YAML, 1e-3 is a number."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise MlaError(f"`{text}` is not `key=value`", "write for example `--set train.epochs=5`")
-    return key.strip().split("."), parse_value(value)
+    keys = key.strip().split(".")
+    if not equals or not key.strip() or len(keys) > MAX_DEPTH:
+        raise MlaError(f"`{shortened(text)}` is not `key=value`", "write for example `--set train.epochs=5`")
+    return keys, parse_value(value)
 
 
 def parse_value(text: str) -> Any:
     """A value of the command line, read as YAML, numbers such as 1e-3 as numbers."""
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise MlaError(f"`{text}` is not a YAML value", "quote it, or write a number, a word or [a, list]") from error
+        hint = "quote it, or write a number, a word or [a, list]"
+        raise MlaError(f"`{shortened(text)}` is not a YAML value", hint) from error
     # YAML 1.1 takes 1e-3 for text; quoted text stays text
     return float(text) if isinstance(value, str) and EXPONENT.fullmatch(text.strip()) else value
 
@@ -192,7 +170,7 @@ def check_plugins(recipe: Recipe) -> list[tuple[str, str]]:
             choices = [f"method.{name}" for name in (*type(recipe.method).model_fields, *methods)]
             problems.append((f"unknown key `method.{key}`", registry.did_you_mean(f"method.{key}", choices)))
         elif not isinstance(value, dict):
-            problems.append((f"`method.{key}` holds the keys of method `{key}`, got {value!r}", "write a mapping"))
+            problems.append((f"`method.{key}` holds the keys of method `{key}`, got {shown(value)}", "write a mapping"))
         else:
             problems += registry.check_options("methods", key, value, f"method.{key}.")
     return problems
@@ -202,8 +180,9 @@ def check_names(recipe: Recipe) -> list[tuple[str, str]]:
     """Problems of names that become folders, and of modalities that no feature is made of."""
     problems = []
     for key, name in (("name", recipe.name), ("dataset.store", recipe.store)):
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            problems.append((f"`{key}` names a folder, got {name!r}", "write a name without slashes"))
+        if not FOLDER_NAME.fullmatch(name) or not name.isprintable():
+            hint = "write a name of at most 100 characters without slashes, that does not begin with one of `-=+@.~`"
+            problems.append((f"`{key}` names a folder, got {shown(name)}", hint))
     for section in ("encoders", "augment"):
         for modality in getattr(recipe, section):
             if recipe.features and modality not in recipe.features:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mla_cli.errors import MlaError
+from mla_cli.errors import MlaError, shortened, shown
 
 PACKAGE = Path(__file__).parent
 KINDS = {"datasets": "dataset", "encoders": "encoder", "methods": "method"}
@@ -100,10 +100,10 @@ def check_options(
         fits = isinstance(value, types) and (not isinstance(value, bool) or "bool" in allowed)
         if types and not fits and not (value is None and "None" in allowed):
             hint = type_hint(value, known[key][0]) or f"the default is `{known[key][1]}`"
-            problems.append((f"`{prefix}{key}` must be {known[key][0]}, got {value!r}", hint))
+            problems.append((f"`{prefix}{key}` must be {known[key][0]}, got {shown(value)}", hint))
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(
-                (f"`{prefix}{key}` must be a finite number, got {value!r}", f"the default is `{known[key][1]}`")
+                (f"`{prefix}{key}` must be a finite number, got {shown(value)}", f"the default is `{known[key][1]}`")
             )
     return problems
 
@@ -114,7 +114,7 @@ def type_hint(given: object, wanted: str) -> str:
         return (
             ""
             if isinstance(given, bool | list | dict | None)
-            else f"text that looks like a number needs quotes: `'{given}'`"
+            else f"text that looks like a number needs quotes: `'{shortened(str(given))}'`"
         )
     try:
         number = float(given) if isinstance(given, str) else math.nan

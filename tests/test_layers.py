@@ -22,6 +22,7 @@ LEVELS = (
         "",
         "errors",
         "recipe",
+        "bounded_yaml",
         "explain",
         "registry",
         "schema",

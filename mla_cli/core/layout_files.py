@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mla_cli.core.layouts import COUNTERS, LAYOUTS, NEEDED, OPTIONAL, UNUSED, Layout, Shape, Shapes
-from mla_cli.core.weights import read_checkpoint
+from mla_cli.core.weights import plain_name, read_checkpoint
 from mla_cli.errors import MlaError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def compare(layout: Layout, tensors: "Mapping[str, Tensor]") -> Found:
             if given != wanted or tensors[n].is_floating_point() == n.endswith(COUNTERS):
                 kind = str(tensors[n].dtype).removeprefix("torch.")
                 of = "int64" if n.endswith(COUNTERS) else "float"
-                found.other_shape.append(f"{plain(n)} {kind} {text(given)} for {of} {text(wanted)}")
+                found.other_shape.append(f"{plain_name(n)} {kind} {text(given)} for {of} {text(wanted)}")
     known = {n for names in found.parts.values() for n in names}
     found.unexpected = [n for n in tensors if n not in known]
     return found
@@ -175,13 +175,7 @@ def nearest(tensors: "Mapping[str, Tensor]") -> Layout | None:
 
 def listed(names: list[str]) -> str:
     """The first names of a list."""
-    return ", ".join(map(plain, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
-
-
-def plain(name: str) -> str:
-    """A name from a file in one line, cut where it is endless."""
-    shown = name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
-    return shown if len(shown) <= 100 else shown[:97] + "..."
+    return ", ".join(map(plain_name, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
 
 
 def text(shape: tuple[int | str, ...]) -> str:

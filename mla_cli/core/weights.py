@@ -12,14 +12,15 @@ import hashlib
 import io
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli import registry
-from mla_cli.errors import MlaError
-from mla_cli.files import sha256
+from mla_cli.errors import MlaError, shortened
+from mla_cli.files import read_at_most, sha256
 from mla_cli.schema import EncoderSection
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # the last is what Hugging Face calls a checkpoint of torch
 LEAST = 0.9  # share of an encoder's parameters, by element count, that a file must fill unless `strict: false`
 NO_STATE_DICT = "a state dict maps names to tensors, alone or under `model` or `state_dict`"
+MAX_FILE_BYTES = 2**36  # 64 GiB; a file is read whole
+MAX_WRAPPERS = 8  # mappings inside each other under `model` or `state_dict`; a pickled one can hold itself
+MAX_SHARED_BYTES = 2**28  # of a tensor whose elements share memory: a file of one number can claim any shape
 SHOWN = 4  # so many names of a list are told in a line; all of them stand in run.json
 
 
@@ -181,6 +185,12 @@ def load_weights(
     return loaded
 
 
+def plain_name(name: object) -> str:
+    """A name from a file in one line, cut where it is endless."""
+    text = str(name)
+    return shortened(text if text.isprintable() else text.encode("unicode_escape").decode("ascii"))
+
+
 def fits(given: "Tensor", own: "Tensor") -> bool:
     """Whether a tensor can take another's place: equal shapes, and both numbers or both counts."""
     return given.shape == own.shape and given.is_floating_point() == own.is_floating_point()
@@ -196,10 +206,7 @@ def describe(tensor: "Tensor") -> str:
 
 def read_bytes(path: Path) -> bytes:
     """A whole file. Raises MlaError where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MlaError(f"cannot read `{path}`: {error.strerror}", "mend its permissions, or copy it") from error
+    return read_at_most(path, MAX_FILE_BYTES, "checkpoint")
 
 
 def read_checkpoint(path: Path) -> "tuple[dict[str, Tensor], str]":
@@ -220,17 +227,22 @@ def read_tensors(path: Path, content: bytes) -> "dict[str, Tensor]":
     from torch import Tensor, strided
 
     found = read_safetensors(path, content) if path.suffix == ".safetensors" else read_torch(path, content)
-    while isinstance(found, Mapping):
-        inner = next((found[key] for key in ("model", "state_dict") if isinstance(found.get(key), Mapping)), None)
-        if inner is None:
-            break
-        found = inner
+    for _ in range(MAX_WRAPPERS):
+        keys = ("model", "state_dict") if isinstance(found, Mapping) else ()
+        found = next((found[key] for key in keys if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not found:
         raise MlaError(f"`{path}` holds no state dict", NO_STATE_DICT)
     for name, value in found.items():
         plain = isinstance(value, Tensor) and value.layout == strided and not (value.is_meta or value.is_quantized)
-        if not plain:
-            raise MlaError(f"`{path}` holds no plain state dict: `{name}` is not a dense tensor", NO_STATE_DICT)
+        if not plain or value.is_complex():
+            what = "is complex" if plain else "is not a dense tensor"
+            raise MlaError(f"`{path}` holds no plain state dict: `{plain_name(name)}` {what}", NO_STATE_DICT)
+        size = value.numel() * value.element_size()
+        if size > max(value.untyped_storage().nbytes(), MAX_SHARED_BYTES):
+            raise MlaError(
+                f"`{path}`: tensor `{plain_name(name)}` claims {size:,} bytes, more than the file holds",
+                "fetch it again",
+            )
     prefix = "module."  # torch's DataParallel puts it there
     wrapped = all(str(name).startswith(prefix) for name in found)
     return {str(name).removeprefix(prefix if wrapped else ""): value for name, value in found.items()}
@@ -251,6 +263,8 @@ def read_torch(path: Path, content: bytes) -> Any:
     """A checkpoint of torch, of which nothing is executed. Raises MlaError for any file that needs more than that."""
     import torch
 
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        refuse_compressed(path, content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on old formats
@@ -265,3 +279,17 @@ def read_torch(path: Path, content: bytes) -> Any:
             ) from None
         kind = type(error).__name__
         raise MlaError(f"`{path}` is no checkpoint of torch, or a damaged one ({kind})", "fetch it again") from None
+
+
+def refuse_compressed(path: Path, content: bytes) -> None:
+    """Raise MlaError for a checkpoint whose parts are compressed: torch never does that, and a bomb would have to."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            claimed = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # torch says what it thinks of it
+    if claimed > len(content):
+        raise MlaError(
+            f"`{path}` claims {claimed:,} bytes inside of {len(content):,}; a checkpoint of torch is never compressed",
+            "fetch it again, or save it with `torch.save`",
+        )

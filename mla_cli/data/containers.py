@@ -5,6 +5,7 @@ needed, so that reading references stays cheap.
 """
 
 import io
+import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -39,7 +40,8 @@ def open_stream(source: Source, kind: str) -> Iterator[tuple[Any, Any]]:
     av = load_av()
     if isinstance(source, io.BytesIO):
         source.seek(0)
-    file = source if isinstance(source, io.BytesIO) else str(source)
+    # absolute: FFmpeg takes what stands before a colon for a protocol, as in `concat:a.mp4` or `subfile:...`
+    file = source if isinstance(source, io.BytesIO) else os.path.abspath(source)
     options = {"format_whitelist": CONTAINER_FORMATS, "protocol_whitelist": "file"}
     try:
         with av.open(file, container_options=options, metadata_errors="replace") as container:

@@ -46,7 +46,8 @@ __all__ = ["BadMedia", "Feature", "check", "compute", "row_dtype", "row_shape", 
 
 SILENCE = 1e-4  # peak below which a sound counts as silent; 3 steps of 16 bits
 SHORTEST_SOUND = 0.025  # seconds; one frame of the usual filter bank
-MAX_ARRAY_BYTES = 2**31  # of one array inside a .npz, which is read whole
+MAX_ARRAY_BYTES = 2**29  # of one array inside a .npz, which is read whole
+MAX_WIDTH = 2**20  # values of one vector
 FBANK_SAMPLES = 2**21  # filter banks of more samples than this are computed on what `frames` needs only
 
 
@@ -258,6 +259,8 @@ def read_vector(root: Path, ref: str, allow_outside: bool = False) -> np.ndarray
         array = array[int(parsed.member)]
     if array.ndim > 1 or array.size == 0:
         raise BadMedia("bad_row", f"`{ref}` has shape {array.shape}, not that of one vector")
+    if array.size > MAX_WIDTH:
+        raise BadMedia("bad_row", f"`{ref}` has {array.size:,} values, at most {MAX_WIDTH:,} are taken for a vector")
     if array.dtype.kind not in "biuf":
         raise BadMedia("bad_row", f"`{ref}` holds {array.dtype}, not numbers")
     with np.errstate(over="ignore"):  # beyond float32 is infinity, and refused
@@ -282,6 +285,6 @@ def _read_array(path: str, stamp: tuple[int, int], process: int) -> np.ndarray:
             if chosen != "x" and len(arrays) != 1:
                 raise BadMedia("bad_row", f"`{name}` holds {len(arrays)} arrays and none is called `x`")
             if arrays[chosen].file_size > MAX_ARRAY_BYTES:
-                raise BadMedia("undecodable", f"`{name}` claims {arrays[chosen].file_size:,} bytes")
+                raise BadMedia("undecodable", f"`{name}` claims {arrays[chosen].file_size:,} bytes; write a .npy")
             with archive.open(arrays[chosen]) as file:
                 return np.lib.format.read_array(file, allow_pickle=False)

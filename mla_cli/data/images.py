@@ -10,6 +10,7 @@ from mla_cli.data.references import BadMedia, Box, Source, decoding
 from mla_cli.specs import ImageSpec
 
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit for one picture (256 MiB as RGB), here an error and not a warning
+STRIP_PIXELS = 2**22  # of a picture that are converted at once
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it would print about a damaged file is raised as well
@@ -28,12 +29,24 @@ def decode_image(source: Source, spec: ImageSpec, box: Box | None = None) -> np.
             if opened.width * opened.height > MAX_IMAGE_PIXELS:
                 raise BadMedia("undecodable", f"the image claims {opened.width} x {opened.height} pixels")
             opened.load()
-            image = _flatten(ImageOps.exif_transpose(opened), "L" if spec.mode == "grey" else "RGB")
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = _flatten(opened, "L" if spec.mode == "grey" else "RGB")
     return fit_picture(image, spec.size, spec.fit, box)
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Any Pillow mode as 8-bit `mode`, transparency over white."""
+    """Any Pillow mode as 8-bit `mode`, transparency over white; strip by strip, as each needs a multiple of its size."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        return _flatten_strip(image, mode)
+    flat = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flat.paste(_flatten_strip(strip, mode), (0, top))
+    return flat
+
+
+def _flatten_strip(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         high = 1.0 if image.mode == "F" else 65535.0

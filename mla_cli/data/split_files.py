@@ -21,7 +21,9 @@ import pandas as pd
 from mla_cli.data.kinds import SUFFIX_KINDS
 from mla_cli.data.splits import SPLITS, carve_val
 from mla_cli.errors import MlaError
+from mla_cli.files import read_at_most
 
+MAX_LIST_BYTES = 2**27  # the longest published list has 13 MB
 SIGN = "[split|sign]"
 WARNING = "warning: "  # how a note begins that `mla train` repeats as a warning
 FAMILIES = {"csv": "OGM-GE style", "txt": "MLA style", "jsonl": "MMBT/QMF style"}
@@ -236,7 +238,7 @@ def _read_list(path: Path, split: str) -> tuple[list[ListEntry], str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, raw in enumerate(read_at_most(path, MAX_LIST_BYTES, "split list").split(b"\n"), 1):
         try:
             yield (
                 number,

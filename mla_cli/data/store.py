@@ -14,6 +14,7 @@ The store knows no splits and is not normalised, so changing fold or protocol de
 import hashlib
 import io
 import time
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ class ModalityStore:
     dtype: np.dtype
     num_rows: int
     shard_rows: int
+    tokens: int | None = None  # of text: its numbers are below this, and -1 where there is none
 
     @cached_property
     def maps(self) -> list[MappedShard]:
@@ -95,7 +97,8 @@ class ModalityStore:
         paths = [self.folder / f"{number:05d}.npy" for number in range(count)]
         try:
             maps = [MappedShard(path) for path in paths]
-        except (OSError, ValueError, EOFError) as error:
+        # TokenError: NumPy parses the header of a damaged file with Python's own tokenizer
+        except (OSError, ValueError, EOFError, tokenize.TokenError) as error:
             raise MlaError(
                 f"cannot read `{self.folder}`: {error}", "prepare the data set again with --force"
             ) from error
@@ -104,6 +107,12 @@ class ModalityStore:
             if shard.shape != (rows, *self.shape) or shard.dtype != self.dtype:
                 raise MlaError(
                     f"`{paths[number]}` holds {shard.dtype} {shard.shape}, not {self.dtype} {(rows, *self.shape)}",
+                    "prepare the data set again with --force",
+                )
+            # an encoder would look the number up beyond its table
+            if self.tokens is not None and shard.size and not -1 <= shard.min() <= shard.max() < self.tokens:
+                raise MlaError(
+                    f"`{paths[number]}` holds token numbers outside of -1 to {self.tokens - 1}",
                     "prepare the data set again with --force",
                 )
         return maps
@@ -256,6 +265,7 @@ class Store:
             dtype=np.dtype(entry["dtype"]),
             num_rows=entry["rows"],
             shard_rows=entry["rows_per_shard"],
+            tokens=entry.get("tokens"),
         )
 
     def positions(self, modalities: list[str]) -> np.ndarray:
@@ -279,6 +289,11 @@ class Store:
             total, squares = np.zeros(store.shape), np.zeros(store.shape)
             for block in store.blocks(rows):
                 total += block.sum(0, dtype=np.float64)
+            if not np.isfinite(total).all():  # `mla prepare` refuses such a row
+                raise MlaError(
+                    f"the features of `{modality}` in `{self.path}` hold values that are not finite",
+                    "prepare the data set again with --force",
+                )
             mean = total / len(rows)
             for block in store.blocks(rows):  # two passes: columns differ by a factor of 100,000 in spread
                 squares += np.square(block - mean).sum(0)

@@ -13,6 +13,7 @@ differs between Unicode versions. The vocabulary is a file of the user's.
 where the user wrote a hub name.
 """
 
+import codecs
 import json
 import re
 import unicodedata
@@ -25,9 +26,22 @@ from typing import Any
 from mla_cli.data.hub import maker_of, tokenizer
 from mla_cli.data.media import BadMedia, Source, decoding, open_source
 from mla_cli.errors import MlaError
+from mla_cli.files import read_at_most
 from mla_cli.specs import TextSpec
 
 MAX_TEXT_BYTES = 2**24  # of one text file
+# Encodings of Python's that no file has: of host names (quadratic in the length), of Python's source, of nothing.
+NOT_FOR_FILES = (
+    "idna",
+    "punycode",
+    "unicode_escape",
+    "raw_unicode_escape",
+    "unicode-escape",
+    "raw-unicode-escape",
+    "undefined",
+)
+MAX_VOCABULARY_BYTES = 2**27  # BERT's multilingual one has 1 MB, a tokenizer.json up to 20 MB
+MAX_TOKENS = 10_000_000  # as many as `buckets` may be
 LONGEST_WORD = 100  # characters; BERT's own limit for WordPiece
 UNKNOWN = "[UNK]"
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # in a tokenizer folder; the first one counts
@@ -46,11 +60,13 @@ def read_text(kind: str, root: Path, ref: str, allow_outside: bool = False) -> s
         data = _read_bytes(source)
         encoding = parsed.encoding or "utf-8-sig"  # which drops the mark that Windows editors put first
         try:
+            if codecs.lookup(encoding).name in NOT_FOR_FILES:
+                raise LookupError
             text = data.decode(encoding)
         except UnicodeDecodeError as error:
             where = f"byte {error.start} (0x{data[error.start]:02x})"
             raise BadMedia("text_undecodable", f"`{ref}` is not {encoding.removesuffix('-sig')} at {where}") from error
-        except LookupError as error:
+        except (LookupError, ValueError) as error:  # ValueError: a name with a NUL, or half of a surrogate pair
             raise BadMedia("text_undecodable", f"`{encoding}` is not a text encoding") from error
     if not text.strip():
         raise BadMedia("empty", "the text is empty")
@@ -155,7 +171,7 @@ def read_vocabulary(spec: TextSpec) -> dict[str, int]:
 @lru_cache(maxsize=4)
 def _read_vocabulary(path: Path, stamp: int) -> dict[str, int]:
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_at_most(path, MAX_VOCABULARY_BYTES, "vocabulary").decode("utf-8")
     except UnicodeDecodeError as error:
         raise MlaError(f"the vocabulary `{path}` is not UTF-8", "give a text file with one token per line") from error
     if path.suffix.lower() == ".json":
@@ -163,6 +179,10 @@ def _read_vocabulary(path: Path, stamp: int) -> dict[str, int]:
     else:
         lines = content.removesuffix("\n").split("\n")
         vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
+    if max(vocabulary.values(), default=0) >= MAX_TOKENS or min(vocabulary.values(), default=0) < 0:
+        raise MlaError(
+            f"the vocabulary `{path}` has token numbers outside of 0 to {MAX_TOKENS - 1:,}", "fetch it again"
+        )
     if UNKNOWN not in vocabulary:
         raise MlaError(f"the vocabulary `{path}` has no `{UNKNOWN}`", "give BERT's `vocab.txt`, one token per line")
     return vocabulary
@@ -174,7 +194,7 @@ def _of_tokenizer(path: Path, content: str) -> dict[str, int]:
         model = json.loads(content)["model"]
         vocabulary = {str(token): int(number) for token, number in model["vocab"].items()}
         form = (model.get("type", "WordPiece"), model.get("continuing_subword_prefix", "##"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MlaError(f"`{path}` is no tokenizer with a vocabulary", "give BERT's `vocab.txt`") from error
     if form != ("WordPiece", "##"):
         raise MlaError(f"`{path}` holds a `{form[0]}` tokenizer, only WordPiece is read", "give one of the BERT family")

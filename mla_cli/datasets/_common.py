@@ -11,6 +11,9 @@ import pandas as pd
 
 from mla_cli.data.manifest import Manifest, Problem, relative_ref
 from mla_cli.errors import MlaError
+from mla_cli.files import read_at_most
+
+MAX_TABLE_BYTES = 2**28  # of a published table of annotations
 
 
 @dataclass
@@ -132,7 +135,7 @@ def id_of(path: Path) -> str:
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(line number from 1, text) of every line that is not blank; bytes that are not UTF-8 become surrogates."""
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    text = read_at_most(path, MAX_TABLE_BYTES, "table of annotations").decode("utf-8-sig", "surrogateescape")
     return [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 

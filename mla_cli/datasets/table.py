@@ -6,7 +6,6 @@ extensions, or off the files' first bytes where the extensions say nothing, and 
 semicolons or tabs, UTF-8), TSV or Parquet. Classes are the sorted labels; there are no folds.
 """
 
-import csv
 import os
 import re
 from collections import Counter, defaultdict
@@ -23,6 +22,7 @@ from mla_cli.data.kinds import HEAD_BYTES, SUFFIX_KINDS, kind_of_content
 from mla_cli.data.manifest import MODALITY_KINDS, Manifest
 from mla_cli.data.split_files import SPLIT_WORDS
 from mla_cli.datasets import _common
+from mla_cli.datasets._tables import MAX_COLUMNS, read_cells
 from mla_cli.errors import MlaError
 
 TITLE = "a table of your own"
@@ -41,7 +41,6 @@ PROTOCOLS = {
     "file": "lists of your own, with --split-file",
 }
 RESERVED = ("id", "label", "group", "split")
-MAX_COLUMNS = 1000
 FRAGMENT = re.compile(r"#(?:t|xywh|encoding)=[^#]*$")  # as in data/references.py
 ARCHIVE = re.compile(r"(?is)(\.(?:zip|npz|npy))::.*")
 LOOKED_AT = 64  # cells of a column whose files are opened to see what they are
@@ -61,9 +60,12 @@ def scan(
     """
     path = _table_path(root, table)
     found = _common.start(root, {})
-    header, cells = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(found, path)
-    _check_header(path, header, labelled)
-    columns = {name: [row[i].strip() for _, row in cells] for i, name in enumerate(header)}
+
+    def bad_line(line: int, reason: str) -> None:
+        found.problem("bad_row", "", "", f"{path.name}, line {line}", reason)
+
+    header, cells = read_cells(path, lambda header: _check_header(path, header, labelled), bad_line)
+    columns = {name: [row[i] for _, row in cells] for i, name in enumerate(header)}
     resolver, outside = _Resolver(root, allow_outside), list[str]()
     found.modalities = _modalities(found, columns, dict(kinds or {}), resolver, labelled)
     for i, (number, _) in enumerate(cells):
@@ -120,45 +122,6 @@ def _table_path(root: Path, table: str | Path | None) -> Path:
     if not Path(table).is_file():
         raise MlaError(f"no table `{table}`", f"expected:\n{TREE}")
     return Path(table)
-
-
-def _read_text(found: _common.Scan, path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """(header, (line number, cells) per row) of a CSV or TSV file; rows of another length are problems."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            # Spreadsheets write semicolons where the comma is the decimal mark.
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=delimiter)
-            header = [name.strip() for name in next(reader, [])]
-            rows = list[tuple[int, list[str]]]()
-            for cells in reader:
-                if len(cells) == len(header):
-                    rows.append((reader.line_num, cells))
-                elif cells:
-                    where = f"{path.name}, line {reader.line_num}"
-                    found.problem("bad_row", "", "", where, f"{len(cells)} cells, the header has {len(header)}")
-    except UnicodeDecodeError as error:
-        raise MlaError(f"`{path}` is not UTF-8 (byte {error.start})", "save the table as UTF-8") from None
-    except csv.Error as error:
-        raise MlaError(f"cannot read `{path}`: {error}", "check the quotes around its cells") from None
-    return header, rows
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        # Nullable types: a column of whole numbers with gaps would become 1.0, 2.0, ...
-        table = pd.read_parquet(path, dtype_backend="numpy_nullable")
-    except (OSError, ValueError) as error:
-        raise MlaError(f"cannot read `{path}`: {error}", "write it with pandas or pyarrow") from None
-    for name in table.columns:
-        sample = table[name].dropna().head(1)
-        if len(sample) and not isinstance(sample.iloc[0], str | int | float | bool | np.number | np.bool_):
-            kind = type(sample.iloc[0]).__name__
-            raise MlaError(f"column `{name}` of `{path}` holds {kind}", "write text, numbers or paths to .npy files")
-    texts = table.astype("string").fillna("").to_numpy(dtype=object)
-    return [str(name) for name in table.columns], [(i + 1, list(cells)) for i, cells in enumerate(texts)]
 
 
 def _check_header(path: Path, header: list[str], labelled: bool) -> None:

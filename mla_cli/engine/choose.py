@@ -8,13 +8,14 @@ from mla_cli import registry
 from mla_cli.data import splits
 from mla_cli.data.hub import maker_digest
 from mla_cli.data.normalise import fixed_normalisation
-from mla_cli.data.split_files import read_split_file
+from mla_cli.data.split_files import MAX_LIST_BYTES, read_split_file
 from mla_cli.data.store import Store
 from mla_cli.data.text import token_count
 from mla_cli.engine.data import complete, prepare_command
 from mla_cli.engine.devices import accelerator
 from mla_cli.engine.latest import latest
 from mla_cli.errors import MlaError
+from mla_cli.files import read_at_most
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import Recipe
 from mla_cli.specs import same_spec
@@ -246,9 +247,10 @@ def class_names(name: str, classes: str) -> str | list[str]:
         known = ", ".join(f"`{known}`" for known in module.CLASS_LISTS)
         raise MlaError(f"no class list `{classes}`", f"choose one of {known}, or name a file with one class a line")
     try:
-        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        lines = read_at_most(path, MAX_LIST_BYTES, "list of classes").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        names = []
+        lines = []
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise MlaError(f"no class in `{path}`", "write one class a line, UTF-8")
     return names

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from mla_cli.data.split_files import MAX_LIST_BYTES
 from mla_cli.errors import MlaError
+from mla_cli.files import read_at_most
 
 SHOWN = 10  # so many names are listed
 SUSPICIOUS = 0.2  # another order that fits so much better is worth a warning
@@ -24,8 +26,12 @@ def class_order(classes: str | None, own: list[str]) -> list[str]:
         return sorted(own)
     path = Path(classes)
     try:
-        lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else classes.split(",")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = (
+            read_at_most(path, MAX_LIST_BYTES, "list of classes").decode("utf-8-sig").splitlines()
+            if path.is_file()
+            else classes.split(",")
+        )
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in what may be a name
         raise MlaError(f"cannot read classes from `{path}`", "write one class a line, UTF-8") from error
     names = [line.strip() for line in lines if line.strip()]
     if sorted(names) != sorted(own):

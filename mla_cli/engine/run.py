@@ -238,9 +238,10 @@ class Run:
         lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row = {key: None if value is None else float(value) for key, value in json.loads(line).items()}
                 rows.append(row | {"epoch": int(row["epoch"])})
-            except (ValueError, KeyError, TypeError) as error:
+            # OverflowError: a number beyond float64, or an endless epoch
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise MlaError(f"{path}:{number}: not a line of this run's history", self.start_again) from error
         return rows
 
