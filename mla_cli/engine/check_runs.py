@@ -44,6 +44,8 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
     if state == "finished":
         note_error(seen, run.recipe_file, run.recipe)
         predictions_fit(run, info, seen)
+    elif state == "absent" and any((path / name).is_file() for name in NEEDED[1:]):
+        seen.problem(path / "run.json", "is missing")
     elif state == "running" or state == "absent":
         text = "was interrupted" if state == "running" else "was interrupted before its first epoch"
         seen.add(path, WARNING, text, f"go on with `{train_command(run, info, '--resume')}`")
@@ -105,6 +107,10 @@ def check_checkpoints(run: Run, info: dict[str, Any], seen: Examined) -> Steps[N
         else:
             text = "without checksum (made by an earlier version)"
             seen.add(run.checkpoints / named, WARNING, text, "nothing; whether it is whole is not known")
+    for file in run.checkpoints.glob("*-e*.safetensors") if info.get("state") == "finished" else ():
+        owner = file.with_name(f"{file.name.partition('-e')[0]}.json")
+        if not owner.is_file():
+            seen.problem(owner, "is missing")
     if (digest := info.get("frozen_sha256")) is not None:
         yield from seen.compare(run.frozen_file, str(digest))
     which = str(info.get("checkpoint", "")).partition("@")[0]
