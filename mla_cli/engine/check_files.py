@@ -36,7 +36,8 @@ def things_at(place: Path) -> Iterator[Thing]:
         return
     for folder, names, files in os.walk(place):
         path = Path(folder)
-        names.sort()
+        # what is hidden is being made, imported or replaced; of these only half-built sets are kept for long
+        names[:] = sorted(name for name in names if not name.startswith(".") or name.endswith(".partial"))
         kind = kind_of(path, names, files)
         if kind is not None:
             names.clear()  # they hold none of the others
@@ -129,15 +130,14 @@ class Examined:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             self.add(left[0], WARNING, f"was left half-written by a killed process{more}", "it can be removed")
 
-    def summary(self, path: Path, about: str) -> Finding:
-        """One line for the whole thing."""
-        bad = sum(finding.state == PROBLEM for finding in self.findings)
+    def report(self, path: Path, about: str) -> list[Finding]:
+        """One line for the whole thing where nothing of it is broken, and one for each finding."""
+        if any(finding.state == PROBLEM for finding in self.findings):
+            return self.findings
         says = f"{about}; {self.whole} files, {self.bytes / MB:.1f} MB are what was written"
         if self.bare:
             says += f", {self.bare} of them without checksum (made by an earlier version)"
-        if bad:
-            return Finding(self.kind, str(path), PROBLEM, f"{says}, {bad} not: see below", "")
-        return Finding(self.kind, str(path), OK, says)
+        return [Finding(self.kind, str(path), OK, says), *self.findings]
 
 
 def shard_names(folder: Path, entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

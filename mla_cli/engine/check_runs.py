@@ -30,7 +30,7 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
     if (path / "run.json").is_file():
         info = seen.sealed(path / "run.json")
     if info is None:
-        return [*seen.findings, seen.summary(path, "a run")]
+        return seen.report(path, "a run")
     state = info.get("state", "absent")
     lock = FolderLock.held(path)
     if lock is not None and state != "finished":
@@ -58,7 +58,7 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
         for text in changed_since(run, data_dir):
             seen.add(path, WARNING, text, "")
     seen.left_behind(path)
-    return [seen.summary(path, str(state)), *seen.findings]
+    return seen.report(path, str(state))
 
 
 def note_error(seen: Examined, path: Path, call: Any) -> None:
@@ -144,7 +144,7 @@ def check_ablation(path: Path, reader: Reader) -> Steps[list[Finding]]:
     seen = Examined("ablation", reader, lambda: AGAIN)
     settings = seen.sealed(path / "settings.json")
     if settings is None:
-        return [*seen.findings, seen.summary(path, "an ablation")]
+        return seen.report(path, "an ablation")
     note_error(seen, path / "settings.json", lambda: stored_grid(path))
     listed = settings.get("files", {})
     for name, digest in listed.items() if isinstance(listed, dict) else ():
@@ -158,7 +158,7 @@ def check_ablation(path: Path, reader: Reader) -> Steps[list[Finding]]:
         if not (path.parent / name / "run.json").is_file():
             seen.add(path.parent / name, WARNING, f"is a run of `{path}` and not there any more", AGAIN)
     seen.left_behind(path)
-    return [seen.summary(path, f"an ablation of {len(runs)} runs"), *seen.findings]
+    return seen.report(path, f"an ablation of {len(runs)} runs")
 
 
 def check_recipe(path: Path) -> Finding:

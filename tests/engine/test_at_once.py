@@ -37,7 +37,7 @@ def test_eight_at_once_on_one_prepared_set_and_on_one_run(tmp_path: Path) -> Non
     assert [what for what, _ in builds] == ["build data/mfeat"]
     told = [line for output in found for line in output.stderr.splitlines() if "is building" in line]
     for line in told:
-        assert re.search(r"another `mla prepare` \(process \d+ on .+: mla .+\) is building data/mfeat: waiting", line)
+        assert re.search(r"another process is building data/mfeat \(process \d+ on .+: mla .+\): waiting", line)
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".last", "mfeat"]
 
     assert sorted(output.code for output in trained) == [0] + [1] * 7, trained
