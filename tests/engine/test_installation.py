@@ -199,7 +199,7 @@ def test_a_terminal_that_cannot_show_tables(monkeypatch: pytest.MonkeyPatch) -> 
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stdout", Latin())
+    monkeypatch.setattr(sys, "__stdout__", Latin())
     found = engine.terminal()
     assert (found.state, found.mend) == (WARNING, "export PYTHONUTF8=1")
 
