@@ -78,6 +78,8 @@ def check_partial(path: Path, reader: Reader) -> Steps[list[Finding]]:
     """A half-built set: its shards against their sidecars. A missing shard is one that is not made yet."""
     name = path.name[1:].removesuffix(".partial").rpartition("-")[0]
     again = prepare_command(path, name)
+    if not path.is_dir():  # it was finished meanwhile
+        return []
     if (lock := FolderLock.held(path)) is not None:
         return [Finding("store", str(path), OK, f"is being built{lock.told()}")]
     seen = Examined("store", reader, lambda: "")
