@@ -21,7 +21,7 @@ def verdict(found: list[Finding]) -> str:
     """The last line."""
     bad, odd = (sum(finding.state == state for finding in found) for state in (PROBLEM, WARNING))
     if bad:
-        return f"{counted(bad, 'problem')}, {counted(odd, 'warning')} in {counted(len(found), 'line')}"
+        return f"{counted(bad, 'problem')}, {counted(odd, 'warning')}"
     return "nothing is broken" + (f"; {counted(odd, 'warning')}" if odd else "")
 
 

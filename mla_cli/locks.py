@@ -135,14 +135,23 @@ class FolderLock:
 
     def _take_over(self, left: Holder | None) -> bool:
         """The kernel's lock is ours: whoever is noted has ended, unless it is on another machine."""
-        if left is not None and left.is_elsewhere:
-            self.holder = left
-            self._close()
-            return False
-        self.ended, self.mine = left, this_process()
-        with contextlib.suppress(OSError):  # the kernel's lock does not need it
-            self.note.unlink(missing_ok=True)
-            self._write_note()
+        self.mine = this_process()
+        for _ in range(LOOKS):
+            if left is not None and left.is_elsewhere:
+                self.holder, self.mine = left, None
+                self._close()
+                return False
+            try:
+                self._write_note()
+                break
+            except FileExistsError:  # of a process that has ended; or of one elsewhere that was faster
+                left = read_holder(self.note) or left
+                if left is None or not left.is_elsewhere:
+                    with contextlib.suppress(OSError):
+                        self.note.unlink()
+            except OSError:  # the kernel's lock does not need it
+                break
+        self.ended = left
         return True
 
     # ------------------------------------------------------------ without it

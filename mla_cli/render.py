@@ -212,7 +212,7 @@ def print_wide(table: Wide, style: str = "table") -> None:
         return
     out = console()
     out.print(f"[bold]{escape(printable(table.title))}[/bold]", soft_wrap=True)
-    out.print(rich_table(table, folded=narrowest(table) > out.width))
+    out.print(rich_table(table, folded=not table.words and narrowest(table) > out.width))
     for note in table.notes:
         out.print(escape(printable(note)), soft_wrap=True)
 

@@ -2,8 +2,8 @@
 
 Run as a script: `python forks.py FOLDER` with a JSON list of commands (lists of words) on stdin. Each child waits until
 all are there, then does its command in FOLDER; its output goes to FOLDER/N.out and FOLDER/N.err. `repeat` as the first
-word: do the command again and again until the first command that is not one of those has ended. Every shard that is
-made and every epoch that is trained is noted in FOLDER/work.log, with the process that did it.
+word: do the command again and again until all others have ended. Every set that is built and every epoch that is
+trained is noted in FOLDER/work.log, with the process that did it.
 """
 
 import json
@@ -44,22 +44,22 @@ def note(what: str) -> None:
 
 
 def watch() -> None:
-    """Have shards and epochs noted."""
-    from mla_cli.engine import shards
+    """Have builds and epochs noted."""
+    from mla_cli.engine import prepare
     from mla_cli.engine.session import Session
 
-    make, train = shards.shard_steps, Session.train_epoch
+    build, train = prepare.build, Session.train_epoch
 
-    def noted_make(task: Any) -> Iterator[Any]:
-        note(f"{task.modality} {task.number}")
-        return (yield from make(task))
+    def noted_build(plan: Any, *args: Any) -> Iterator[Any]:
+        note(f"build {plan.path}")
+        return (yield from build(plan, *args))
 
     def noted_train(self: Session, *args: Any) -> Any:
         found = train(self, *args)
         note(f"epoch {self.progress.epoch}")
         return found
 
-    shards.shard_steps = noted_make  # type: ignore[assignment]
+    prepare.build = noted_build  # type: ignore[assignment]
     Session.train_epoch = noted_train  # type: ignore[method-assign]
 
 

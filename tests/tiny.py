@@ -142,7 +142,7 @@ def unsealed(folder: Path) -> None:
     for name in ("run.json", "manifest.json"):
         if (folder / name).is_file():
             content = json.loads((folder / name).read_text("utf-8"))
-            kept = {key: value for key, value in content.items() if key not in ("seal", "files")}
+            kept = {key: value for key, value in content.items() if key not in ("seal", "files", "index_sha256")}
             (folder / name).write_text(json.dumps(kept), "utf-8")
 
 

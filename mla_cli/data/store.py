@@ -1,7 +1,8 @@
 """The feature store: what `mla prepare` writes and training reads.
 
     data/NAME/
-      manifest.json          written last: feature specs, shapes, versions, counts, classes, checksums, fingerprint
+      manifest.json          written last: feature specs, shapes, versions, counts, classes, fingerprint, checksums of
+                             all files below (index.parquet's is compared whenever it is read) and its own (`seal`)
       index.parquet          one row per sample: the manifest's columns; per modality its row in the shards (-1: none),
                              length (real frames or tokens), sum, sum of squares and count of its values, and, where
                              it comes from files, the hash of its row: equal ones look the same to every encoder
@@ -229,7 +230,9 @@ class Store:
     def reading_index(self) -> Iterator[BinaryIO]:
         """The index's content, by its digest. Raises MlaError where it cannot be read, or is not what was written."""
         path = self.path / "index.parquet"
-        again = f"run `mla prepare {self.manifest.get('dataset', self.path.name)} --force`"
+        dataset = self.manifest.get("dataset", self.path.name)
+        whose = f"table --table TABLE --name {self.path.name}" if dataset == "table" else dataset
+        again = f"run `mla prepare {whose} --force`, with the options that it was prepared with"
         try:
             content = path.read_bytes()
             if self.manifest.get("index_sha256") not in (None, hashlib.sha256(content).hexdigest()):

@@ -3,6 +3,7 @@ has a checksum. Reads only; what it tries, it tries in temporary folders that ar
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from mla_cli.engine.events import Note, Steps
@@ -50,7 +51,7 @@ def find(path: str, data_dir: Path, run_dir: Path) -> Path:
 def files_below(places: list[Path], data_dir: Path) -> Steps[list[Finding]]:
     """Check everything of ours at or below some places, each once."""
     from mla_cli.engine import check_runs, check_stores
-    from mla_cli.engine.check_files import Reader, things_at
+    from mla_cli.engine.check_files import Reader, settled, things_at
 
     things = list(dict.fromkeys(thing for place in places for thing in things_at(place)))
     if not things and places:
@@ -59,13 +60,16 @@ def files_below(places: list[Path], data_dir: Path) -> Steps[list[Finding]]:
     found: list[Finding] = []
     for thing in things:
         if thing.kind == "store":
-            found += yield from check_stores.check_store(thing.path, reader)
+            look = partial(check_stores.check_store, thing.path, reader)
+            found += yield from settled(look, thing.path / "manifest.json")
         elif thing.kind == "partial":
             found += yield from check_stores.check_partial(thing.path, reader)
         elif thing.kind == "run":
-            found += yield from check_runs.check_run(thing.path, reader, data_dir)
+            look = partial(check_runs.check_run, thing.path, reader, data_dir)
+            found += yield from settled(look, thing.path / "run.json")
         elif thing.kind == "ablation":
-            found += yield from check_runs.check_ablation(thing.path, reader)
+            look = partial(check_runs.check_ablation, thing.path, reader)
+            found += yield from settled(look, thing.path / "settings.json")
         elif thing.kind == "recipe":
             found.append(check_runs.check_recipe(thing.path))
         else:

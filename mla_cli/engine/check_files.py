@@ -14,6 +14,7 @@ from mla_cli.files import has_seal, read_sealed
 
 BLOCK = 4 << 20  # bytes between two looks at the clock
 MB = 1_000_000
+LOOKS = 3  # at something that others make anew while we look
 RECIPES = (".yaml", ".yml")
 
 
@@ -26,7 +27,7 @@ class Thing:
 
     def size(self) -> int:
         """Bytes of its files."""
-        return sum(file.lstat().st_size for file in files_of(self.path)) if self.path.is_dir() else 0
+        return sum(size_of(file) for file in files_of(self.path)) if self.path.is_dir() else 0
 
 
 def things_at(place: Path) -> Iterator[Thing]:
@@ -36,7 +37,8 @@ def things_at(place: Path) -> Iterator[Thing]:
         return
     for folder, names, files in os.walk(place):
         path = Path(folder)
-        names.sort()
+        # what is hidden is being made, imported or replaced; of these only half-built sets are kept for long
+        names[:] = sorted(name for name in names if not name.startswith(".") or name.endswith(".partial"))
         kind = kind_of(path, names, files)
         if kind is not None:
             names.clear()  # they hold none of the others
@@ -60,6 +62,33 @@ def kind_of(path: Path, names: list[str], files: list[str]) -> str | None:
 def files_of(folder: Path) -> list[Path]:
     """All files below a folder, sorted; links are not followed."""
     return sorted(Path(at) / name for at, _, names in os.walk(folder) for name in names)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where it is gone meanwhile."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def settled(look: Callable[[], Steps[list[Finding]]], file: Path) -> Steps[list[Finding]]:
+    """Look again where a thing was made anew while we looked, which `file` tells: it is not damaged then."""
+    for _ in range(LOOKS):
+        before = stamp(file)
+        found = yield from look()
+        if stamp(file) == before or not any(finding.state == PROBLEM for finding in found):
+            break
+    return found
+
+
+def stamp(file: Path) -> tuple[int, int] | None:
+    """What changes with a file that is replaced."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class Reader:
@@ -97,7 +126,6 @@ class Examined:
         """Compare a file with its SHA-256; the value says whether it is whole."""
         try:
             found = yield from self.reader.sha256(path)
-            size = path.stat().st_size
         except FileNotFoundError:
             self.problem(path, "is missing", mend)
             return False
@@ -107,7 +135,7 @@ class Examined:
         if found != digest:
             self.problem(path, "is damaged or was edited: its checksum differs", mend)
             return False
-        self.whole, self.bytes = self.whole + 1, self.bytes + size
+        self.whole, self.bytes = self.whole + 1, self.bytes + size_of(path)
         return True
 
     def sealed(self, path: Path, mend: str | None = None) -> dict[str, Any] | None:
@@ -118,7 +146,7 @@ class Examined:
         except MlaError as error:
             self.problem(path, error.message.replace(f"`{path}` ", ""), mend)
             return None
-        self.whole, self.bytes = self.whole + 1, self.bytes + path.stat().st_size
+        self.whole, self.bytes = self.whole + 1, self.bytes + size_of(path)
         self.bare += bare
         return content
 
@@ -129,15 +157,14 @@ class Examined:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             self.add(left[0], WARNING, f"was left half-written by a killed process{more}", "it can be removed")
 
-    def summary(self, path: Path, about: str) -> Finding:
-        """One line for the whole thing."""
-        bad = sum(finding.state == PROBLEM for finding in self.findings)
+    def report(self, path: Path, about: str) -> list[Finding]:
+        """One line for the whole thing where nothing of it is broken, and one for each finding."""
+        if any(finding.state == PROBLEM for finding in self.findings):
+            return self.findings
         says = f"{about}; {self.whole} files, {self.bytes / MB:.1f} MB are what was written"
         if self.bare:
             says += f", {self.bare} of them without checksum (made by an earlier version)"
-        if bad:
-            return Finding(self.kind, str(path), PROBLEM, f"{says}, {bad} not: see below", "")
-        return Finding(self.kind, str(path), OK, says)
+        return [Finding(self.kind, str(path), OK, says), *self.findings]
 
 
 def shard_names(folder: Path, entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

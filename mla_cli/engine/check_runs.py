@@ -30,7 +30,7 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
     if (path / "run.json").is_file():
         info = seen.sealed(path / "run.json")
     if info is None:
-        return [*seen.findings, seen.summary(path, "a run")]
+        return seen.report(path, "a run")
     state = info.get("state", "absent")
     lock = FolderLock.held(path)
     if lock is not None and state != "finished":
@@ -44,6 +44,8 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
     if state == "finished":
         note_error(seen, run.recipe_file, run.recipe)
         predictions_fit(run, info, seen)
+    elif state == "absent" and any((path / name).is_file() for name in NEEDED[1:]):
+        seen.problem(path / "run.json", "is missing")
     elif state == "running" or state == "absent":
         text = "was interrupted" if state == "running" else "was interrupted before its first epoch"
         seen.add(path, WARNING, text, f"go on with `{train_command(run, info, '--resume')}`")
@@ -56,7 +58,7 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
         for text in changed_since(run, data_dir):
             seen.add(path, WARNING, text, "")
     seen.left_behind(path)
-    return [seen.summary(path, str(state)), *seen.findings]
+    return seen.report(path, str(state))
 
 
 def note_error(seen: Examined, path: Path, call: Any) -> None:
@@ -105,6 +107,10 @@ def check_checkpoints(run: Run, info: dict[str, Any], seen: Examined) -> Steps[N
         else:
             text = "without checksum (made by an earlier version)"
             seen.add(run.checkpoints / named, WARNING, text, "nothing; whether it is whole is not known")
+    for file in run.checkpoints.glob("*-e*.safetensors") if info.get("state") == "finished" else ():
+        owner = file.with_name(f"{file.name.partition('-e')[0]}.json")
+        if not owner.is_file():
+            seen.problem(owner, "is missing")
     if (digest := info.get("frozen_sha256")) is not None:
         yield from seen.compare(run.frozen_file, str(digest))
     which = str(info.get("checkpoint", "")).partition("@")[0]
@@ -138,7 +144,7 @@ def check_ablation(path: Path, reader: Reader) -> Steps[list[Finding]]:
     seen = Examined("ablation", reader, lambda: AGAIN)
     settings = seen.sealed(path / "settings.json")
     if settings is None:
-        return [*seen.findings, seen.summary(path, "an ablation")]
+        return seen.report(path, "an ablation")
     note_error(seen, path / "settings.json", lambda: stored_grid(path))
     listed = settings.get("files", {})
     for name, digest in listed.items() if isinstance(listed, dict) else ():
@@ -152,7 +158,7 @@ def check_ablation(path: Path, reader: Reader) -> Steps[list[Finding]]:
         if not (path.parent / name / "run.json").is_file():
             seen.add(path.parent / name, WARNING, f"is a run of `{path}` and not there any more", AGAIN)
     seen.left_behind(path)
-    return [seen.summary(path, f"an ablation of {len(runs)} runs"), *seen.findings]
+    return seen.report(path, f"an ablation of {len(runs)} runs")
 
 
 def check_recipe(path: Path) -> Finding:

@@ -24,7 +24,7 @@ def check_store(path: Path, reader: Reader) -> Steps[list[Finding]]:
     else:
         seen.problem(path / "manifest.json", "is missing")
     if manifest is None:
-        return [*seen.findings, seen.summary(path, "a prepared set")]
+        return seen.report(path, "a prepared set")
     about = "a prepared set"
     try:
         about = f"{manifest['dataset']}, {manifest['counts']['samples']} samples"
@@ -55,7 +55,7 @@ def check_store(path: Path, reader: Reader) -> Steps[list[Finding]]:
     for folder in sorted(path.glob("frozen/*/")):
         yield from check_frozen(folder, seen)
     seen.left_behind(path)
-    return [seen.summary(path, about), *seen.findings]
+    return seen.report(path, about)
 
 
 def check_frozen(folder: Path, seen: Examined) -> Steps[None]:
@@ -78,6 +78,8 @@ def check_partial(path: Path, reader: Reader) -> Steps[list[Finding]]:
     """A half-built set: its shards against their sidecars. A missing shard is one that is not made yet."""
     name = path.name[1:].removesuffix(".partial").rpartition("-")[0]
     again = prepare_command(path, name)
+    if not path.is_dir():  # it was finished meanwhile
+        return []
     if (lock := FolderLock.held(path)) is not None:
         return [Finding("store", str(path), OK, f"is being built{lock.told()}")]
     seen = Examined("store", reader, lambda: "")

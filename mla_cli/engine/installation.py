@@ -267,8 +267,8 @@ def place(what: str, folder: Path) -> Iterator[Finding]:
 
 def terminal() -> Finding:
     """Where the tables go."""
-    out = sys.stdout
-    encoding = (getattr(out, "encoding", None) or "unknown").lower()
+    out = sys.__stdout__ or sys.stdout  # while progress is shown, `sys.stdout` is what shows it
+    encoding = (out.encoding or "unknown").lower()
     where = f"{shutil.get_terminal_size().columns} columns" if out.isatty() else "no terminal: plain lines"
     if encoding.replace("-", "").replace("_", "") != "utf8":
         text = f"{where}, text as {encoding}: some characters of tables cannot be shown"

@@ -142,7 +142,7 @@ def prepare(
         yield Note(f"{path} was made from other data or another feature spec: building it again")
     lock = FolderLock(plan.partial)
     if not lock.taken():
-        yield Note(f"another `mla prepare` is building {path}{lock.told()}: {lock.waiting()}")
+        yield Note(f"another process is building {path}{lock.told()}: {lock.waiting()}")
         while not lock.taken():
             time.sleep(LOOK_AGAIN)
     with lock:

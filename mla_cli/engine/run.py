@@ -212,8 +212,11 @@ class Run:
     def damage(self, name: str) -> MlaError | None:
         """What is wrong with one of the run's files by its SHA-256 in `run.json`; None where that says nothing."""
         path, digest = self.path / name, self.info().get("files", {}).get(name)
-        if digest is None or not path.is_file() or sha256(path) == digest:
-            return None
+        try:
+            if digest is None or not path.is_file() or sha256(path) == digest:
+                return None
+        except OSError as error:  # another process starts the run again
+            return MlaError(f"cannot read `{path}`: {error.strerror}", self.start_again)
         return MlaError(f"`{path}` was damaged or edited: it is not what the run wrote", self.start_again)
 
     # ------------------------------------------------------------ history
@@ -235,7 +238,10 @@ class Run:
         if not path.is_file():
             return []
         rows = []
-        lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
+        try:
+            lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
+        except OSError as error:
+            raise MlaError(f"cannot read `{path}`: {error.strerror}", self.start_again) from error
         for number, line in enumerate(lines, 1):
             try:
                 row = {key: None if value is None else float(value) for key, value in json.loads(line).items()}

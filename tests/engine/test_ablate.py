@@ -1,13 +1,13 @@
 """`ablate`: a grid of runs, trained in workers, reused, and read into tables. One test starts real worker processes."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from command_line import mla
-from tiny import events_and_value, finish, mfeat_recipe, trained
+from tiny import events_and_value, finish, mfeat_recipe, run_bytes, trained
 
 from mla_cli import tables
 from mla_cli.engine.ablate import Ablation, Pending, Plan, ablate
@@ -18,7 +18,9 @@ from mla_cli.engine.grids import custom_grid, default_grid, parse_over
 from mla_cli.engine.latest import latest
 from mla_cli.engine.results import COLUMNS, over_seeds
 from mla_cli.engine.run import Held, Run
+from mla_cli.engine.train import train
 from mla_cli.errors import MlaError
+from mla_cli.holders import note_of, this_process
 from mla_cli.locks import FolderLock
 from mla_cli.recipe import dump_yaml
 
@@ -336,6 +338,37 @@ def test_a_run_of_another_process_is_left_to_it_then_waited_for(
     assert f"{first} is being trained by another process: left to that one" in texts
     assert texts.index(f"{first} finished") == len(texts) - 1
     assert {run.state for run in done.runs} == {"finished"}
+
+
+def test_a_run_held_on_another_machine_is_waited_for_with_a_warning(
+    mfeat_store, data_dir: Path, tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = plan(["train.lr=0.05,0.04"], seeds=(0,))
+    first, _ = finish(ablate(replace(grid, dry_run=True), data_dir, tmp_path)).plan.jobs
+    (tmp_path / first).mkdir()
+    note = note_of(tmp_path / first)
+    note.write_text(json.dumps(asdict(replace(this_process(), pid=77, host="node7", boot="another"))))
+    monkeypatch.setattr("time.sleep", lambda seconds: note.unlink())  # as the warning says
+    events, done = events_and_value(ablate(grid, data_dir, tmp_path))
+    (warning,) = [e.text for e in events if isinstance(e, Note) and e.warning]
+    assert warning.startswith(f"{first}: held by process 77 on node7 since ")
+    assert f"rm {note}" in warning
+    assert {run.state for run in done.runs} == {"finished"}
+
+
+def test_a_lock_that_a_killed_process_left_is_taken_over_with_a_note(
+    mfeat_store, data_dir: Path, tmp_path: Path
+) -> None:
+    run = trained(mfeat_recipe(train={"epochs": 1}), data_dir, tmp_path)
+    before = run_bytes(run)
+    gone = replace(this_process(), pid=2**22 + 1, command="mla train --seed 7")
+    note_of(run.path).write_text(json.dumps(asdict(gone)))
+    events, _ = events_and_value(train(run.recipe(), data_dir, tmp_path, "cpu", force=True))
+    (text,) = [event.text for event in events if isinstance(event, Note) and "taken over" in event.text]
+    assert text.startswith(f"{run.path} was left by a process that is gone (process {2**22 + 1} on ")
+    assert "mla train --seed 7" in text
+    assert run_bytes(run) == before
+    assert not note_of(run.path).exists()
 
 
 def test_training_a_run_that_another_process_trains_is_an_error(mfeat_store, data_dir: Path, tmp_path: Path) -> None:

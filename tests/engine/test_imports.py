@@ -348,7 +348,7 @@ def test_interrupted_it_leaves_no_run(place: Path, tmp_path: Path) -> None:
     )
     steps = import_run(place / "best.pth", LAYOUTS["mla-released"], recipe, place / "data", tmp_path / "runs", "cpu")
     next(event for event in steps if "scoring" in getattr(event, "text", ""))
-    [hidden] = (tmp_path / "runs").iterdir()
+    [hidden] = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
     assert hidden.name.startswith(".cremad_released-") and hidden.name.endswith(".importing")
     assert not list((tmp_path / "runs").glob("*/run.json"))  # where runs are looked for
     busy = importing(place, tmp_path / "runs", "--split-file", place / "lists")

@@ -301,7 +301,7 @@ def test_two_at_once_do_the_work_once(raw: Path, tmp_path: Path, force: bool) ->
     first = prepare("emoji", tmp_path / "data", recipe_for(), raw, executor=Local(1))
     until(first, "Progress")
     second = prepare("emoji", tmp_path / "data", recipe_for(), raw, executor=Local(1), force=force)
-    until(second, f"another `mla prepare` is building {tmp_path / 'data' / 'emoji'} (process {os.getpid()} on ")
+    until(second, f"another process is building {tmp_path / 'data' / 'emoji'} (process {os.getpid()} on ")
     done, _ = outcome(first)
     assert done.built
     before = stamps(done.path)
