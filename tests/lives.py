@@ -4,7 +4,7 @@
 seconds each. `Lives` is its client. A fault is one of
 
     after: seconds      SIGKILL from outside after so long
-    at: number          SIGKILL just before the n-th operation
+    at: number          SIGKILL, or the signals of the list `signals`, just before the n-th operation
     full: number        the disk is full from the n-th write on, as long as this life lasts
     record: folder      operations go to `log.jsonl` there, what was synced beside it, for `power_loss.py`
 
@@ -184,9 +184,10 @@ class Kills:
 class Note:
     """What a life is doing, readable by the server after its end: operations, phase, last operation."""
 
-    def __init__(self, fatal: int | None):
+    def __init__(self, fatal: int | None, signals: list[int]):
         self.memory = mmap.mmap(-1, WORDS)
         self.phase, self.operations, self.fatal = "start", 0, fatal
+        self.signals = signals
         self.writes, self.full = 0, ""
 
     def count(self, doing: str) -> None:
@@ -194,7 +195,8 @@ class Note:
         self.operations += 1
         self.write(doing)
         if self.operations == self.fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
+            for number in self.signals:
+                os.kill(os.getpid(), number)
 
     def write(self, doing: str) -> None:
         text = json.dumps([self.operations, self.phase, self.writes, self.full, doing[:150]]).encode()
@@ -232,7 +234,7 @@ def serve() -> None:
     assert len(names - {"jemalloc_bg_thd"}) == 1, names
     for line in sys.stdin:
         words, folder, fault = json.loads(line)
-        note = Note(fault.get("at"))
+        note = Note(fault.get("at"), fault.get("signals", [signal.SIGKILL]))
         note.write("")
         place = Path(folder)
         place.mkdir(exist_ok=True)

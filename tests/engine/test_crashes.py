@@ -77,8 +77,12 @@ def test_the_disk_of_a_power_loss_is_pessimistic(tmp_path: Path) -> None:
         '{"kind": "sync", "names": ["."]}\n'
     )
     disk = Disk(tmp_path / "start", [record])
-    trees = [(disk.after_power_loss(lambda: False, None), disk.after_power_loss(lambda: True, None)) for _ in disk.play()]
+    trees = [
+        tuple(disk.after_power_loss(lambda kept=kept: kept, lambda file: file.content) for kept in (False, True))
+        for _ in disk.play()
+    ]
     assert [few for few, _ in trees] == [{}, {}, {}, {}, {}, {"new": None, "new/x": b"content"}]
+    assert trees[1][1] == {"new": None, "new/.x.tmp": b""}
     assert trees[2][1] == {"new": None, "new/.x.tmp": b"content"}
     assert trees[3][1] == {"new": None, "new/x": b"content"}
     assert not disk.unsynced_renames
