@@ -141,7 +141,7 @@ class FolderLock:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make files and folders durable that were not written as whole files, before they get the name that promises so."""
+    """Make files and folders durable that were not written as whole files, before a name promises that they are."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as content:
@@ -174,6 +174,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a whole UTF-8 file."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, durably; a crash may leave its beginning. Raises MlaError where that is not possible."""
+    try:
+        is_new = not path.exists()
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def json_text(content: Any) -> str:

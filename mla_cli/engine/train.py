@@ -65,7 +65,8 @@ def train(
         "raw_kinds": {m: store.manifest["modalities"][m]["raw_kind"] for m in data.modalities},
         "made_by": store.makers(data.modalities),
     }
-    if run.is_done(resume, force):
+    resume = resume and not force
+    if resume and run.state == "finished":  # nothing is left, but the process may have been killed just after that
         yield Note(f"{run.path} is finished already")
     else:
         run.refuse(resume, force)
@@ -74,10 +75,10 @@ def train(
         if session.loaded:
             facts["weights"] = {loaded.modality: loaded.facts() for loaded in session.loaded}
         with run.hold():
-            if not run.is_done(resume, force):  # by another process, meanwhile
+            if not (resume and run.state == "finished"):  # by another process, meanwhile
                 can_resume = run.claim(recipe, fingerprint, facts, resume, force)
                 yield from train_claimed(session, run, can_resume)
-    remember(run_dir, run.name)  # also where the process that trained it was killed just before
+    remember(run_dir, run.name)
     yield Finished(str(run.path), default_rows(run))
     return run
 

@@ -198,10 +198,15 @@ def test_a_loss_that_is_nan_is_not_saved_by_a_signal(
 def test_a_block_holds_back_and_puts_handlers_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     told: list[str] = []
-    with pytest.raises(KeyboardInterrupt), HeldBack(lambda: told.append("prepared")) as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked == signal.SIGINT
-        told.append("done")
+
+    def block() -> None:
+        with HeldBack(lambda: told.append("prepared")) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked == signal.SIGINT
+            told.append("done")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
     assert told == ["done", "prepared"]
     assert signal.getsignal(signal.SIGINT) is before
     with HeldBack(lambda: told.append("never")):
