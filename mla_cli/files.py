@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from mla_cli.errors import MlaError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 LEFT_BEHIND = 3600  # seconds
 
 try:
@@ -54,10 +55,10 @@ def sweep(path: Path) -> None:
                 left.unlink()
 
 
-def unwritable(path: Path, error: OSError) -> MlaError:
+def unwritable(path: Path | str, error: OSError) -> MlaError:
     """What to tell the user when a file cannot be written."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         hint = "free some space and run the same command again; what was finished is kept"
     else:
         hint = "choose another place with --data-dir or --run-dir, or mend its permissions"
