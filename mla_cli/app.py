@@ -11,6 +11,7 @@ import typer
 
 from mla_cli import __version__
 from mla_cli.errors import MlaError
+from mla_cli.files import DISK_FULL, unwritable
 from mla_cli.signals import Terminated, interruptions
 
 app = typer.Typer(
@@ -25,9 +26,20 @@ app = typer.Typer(
 
 
 def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that turns MlaError into two lines and exit code 1, Ctrl-C and SIGTERM into 130 and 143."""
+    """Register a command, `guarded`."""
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
+        run = guarded(name)(body)
+        group.command(name, epilog=f"Example: {example}")(run)
+        return run
+
+    return register
+
+
+def guarded(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn MlaError into two lines and exit code 1, Ctrl-C and SIGTERM into 130 and 143."""
+
+    def guard(body: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(body)
         def run(*args: Any, **options: Any) -> None:
             from mla_cli import render
@@ -35,6 +47,7 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[.
             try:
                 with interruptions():
                     body(*args, **options)
+                    sys.stdout.flush()  # here, where a full disk can still be told
             except MlaError as error:
                 if options.get("debug"):
                     raise
@@ -46,11 +59,16 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[.
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our pipe left: nothing more to say
                 raise typer.Exit(0) from None
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again
+                render.fail(unwritable(error.filename or "standard output", error))
+                raise typer.Exit(1) from None
 
-        group.command(name, epilog=f"Example: {example}")(run)
         return run
 
-    return register
+    return guard
 
 
 def resuming(name: str, without: str | None = None) -> str:

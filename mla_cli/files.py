@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from mla_cli.errors import MlaError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 LEFT_BEHIND = 3600  # seconds
 
 
@@ -49,10 +50,10 @@ def sweep(path: Path) -> None:
                 left.unlink()
 
 
-def unwritable(path: Path, error: OSError) -> MlaError:
+def unwritable(path: Path | str, error: OSError) -> MlaError:
     """What to tell the user when a file cannot be written."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         hint = "free some space and run the same command again; what was finished is kept"
     else:
         hint = "choose another place with --data-dir or --run-dir, or mend its permissions"
@@ -88,7 +89,7 @@ def empty_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make files and folders durable that were not written as whole files, before they get the name that promises so."""
+    """Make files and folders durable that were not written as whole files, before a name promises that they are."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as content:
@@ -121,6 +122,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a whole UTF-8 file."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, durably; a crash may leave its beginning. Raises MlaError where that is not possible."""
+    try:
+        is_new = not path.exists()
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def json_text(content: Any) -> str:

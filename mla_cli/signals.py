@@ -39,7 +39,7 @@ def interruptions() -> Iterator[None]:
 
 
 def leave(number: int) -> None:
-    """End this process now, as a signal of this number does. Workers notice and end too; files are whole or not there."""
+    """End this process now, as a signal does. Its workers notice and end too; files are whole or not there."""
     os._exit(128 + number)
 
 

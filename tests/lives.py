@@ -4,7 +4,7 @@
 seconds each. `Lives` is its client. A fault is one of
 
     after: seconds      SIGKILL from outside after so long
-    at: number          SIGKILL just before the n-th operation
+    at: number          SIGKILL, or the signals of the list `signals`, just before the n-th operation
     full: number        the disk is full from the n-th write on, as long as this life lasts
     record: folder      operations go to `log.jsonl` there, what was synced beside it, for `power_loss.py`
 
@@ -14,6 +14,7 @@ enters one of the `PHASES`.
 
 import builtins
 import errno
+import importlib
 import inspect
 import io
 import json
@@ -46,6 +47,12 @@ PHASES = {
     "mla_cli.tables:write_markdown": "after the finish",
     "mla_cli.engine.evaluate:evaluate": "eval",
 }
+IMPORTS = """
+    matplotlib.backends.backend_agg matplotlib.backends.backend_svg matplotlib.pyplot pyarrow.dataset rich._emoji_codes
+    safetensors.torch scipy.special torch._dynamo
+    mla_cli.cli mla_cli.datasets.mfeat mla_cli.encoders.mlp mla_cli.engine.figures mla_cli.engine.loggers
+    mla_cli.engine.rescore mla_cli.engine.train mla_cli.methods.mla mla_cli.render mla_cli.report.page mla_cli.tables
+"""  # what commands import when they need it
 WORDS = 1024  # bytes of the shared note
 
 
@@ -56,7 +63,9 @@ encoders:
   fou: {name: mlp, hidden: 12, dropout: 0.3}
 shared_width: 8
 method: {hgm_mean: running}
-train: {epochs: 2, batch_size: 32, optimizer: adamw, lr: 0.01, schedule: cosine, warmup: 0.5, checkpoint_every: 1, threads: 1}
+train:
+  {epochs: 2, batch_size: 32, optimizer: adamw, lr: 0.01, schedule: cosine, warmup: 0.5, checkpoint_every: 1,
+   threads: 1}
 """
 # A whole experiment: three processes, each of which may be killed and is then started again with the same words.
 STORY = {
@@ -184,9 +193,10 @@ class Kills:
 class Note:
     """What a life is doing, readable by the server after its end: operations, phase, last operation."""
 
-    def __init__(self, fatal: int | None):
+    def __init__(self, fatal: int | None, signals: list[int]):
         self.memory = mmap.mmap(-1, WORDS)
         self.phase, self.operations, self.fatal = "start", 0, fatal
+        self.signals = signals
         self.writes, self.full = 0, ""
 
     def count(self, doing: str) -> None:
@@ -194,7 +204,8 @@ class Note:
         self.operations += 1
         self.write(doing)
         if self.operations == self.fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
+            for number in self.signals:
+                os.kill(os.getpid(), number)
 
     def write(self, doing: str) -> None:
         text = json.dumps([self.operations, self.phase, self.writes, self.full, doing[:150]]).encode()
@@ -206,33 +217,14 @@ class Note:
 
 def serve() -> None:
     """Import what lives need, then fork one after the other."""
-    import mla_cli.cli
-    import mla_cli.commands.eval
-    import mla_cli.datasets.mfeat
-    import mla_cli.encoders.mlp
-    import mla_cli.engine.loggers
-    import mla_cli.engine.rescore
-    import mla_cli.engine.train
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_svg
-    import matplotlib.pyplot
-    import mla_cli.engine.figures
-    import mla_cli.methods.mla
-    import mla_cli.render
-    import mla_cli.report.page
-    import mla_cli.tables
-    import pyarrow.dataset
-    import rich._emoji_codes
-    import safetensors.torch
-    import scipy.special
-    import torch._dynamo  # noqa: F401
-
+    for module in IMPORTS.split():
+        importlib.import_module(module)
     names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
     # a fork of several threads may hang; that of pyarrow's allocator knows how to fork
     assert len(names - {"jemalloc_bg_thd"}) == 1, names
     for line in sys.stdin:
         words, folder, fault = json.loads(line)
-        note = Note(fault.get("at"))
+        note = Note(fault.get("at"), fault.get("signals", [signal.SIGKILL]))
         note.write("")
         place = Path(folder)
         place.mkdir(exist_ok=True)
@@ -245,7 +237,8 @@ def serve() -> None:
         operations, phase, writes, full, doing = note.read()
         told = [path.read_text("utf-8", "replace") for path in (out, err)]
         life = Life(code, *told, time.monotonic() - begun, processor, phase, operations, writes, full, doing)
-        print(json.dumps(life.__dict__), flush=True)
+        sys.stdout.write(json.dumps(life.__dict__) + "\n")
+        sys.stdout.flush()
 
 
 def wait_for(child: int, seconds: float | None) -> tuple[int, float]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mla_cli.app import app, command
+from mla_cli.app import app, command, guarded
 from mla_cli.options import DATA_DIR, DataDir, Debug, Force, Format, Quiet, Sets
 
 recipes_app = typer.Typer(
@@ -17,6 +17,7 @@ app.add_typer(recipes_app, name="recipes")
 
 
 @recipes_app.callback()
+@guarded("recipes")
 def recipes_list(context: typer.Context) -> None:
     """List data sets, recipes, methods and encoders; show a recipe and its cost, or copy it to edit."""
     if context.invoked_subcommand is None:

@@ -32,6 +32,8 @@ from mla_cli.engine.tasks import (
 )
 from mla_cli.errors import MlaError
 
+SAVING = 10.0  # seconds that a worker has to save what it does, when the whole is interrupted
+
 
 def choose_executor(name: str, address: str | None, workers: int | None) -> Executor:
     """`local` or `ray`. address: of the Ray cluster. Raises MlaError for another name, or an address of nothing."""
@@ -172,6 +174,9 @@ def run_tasks(
                 if kind == "bug":
                     raise RuntimeError(f"a worker failed:\n{value}")
                 yield TaskDone(index, value=value) if kind == "value" else TaskDone(index, error=value)
+    except (KeyboardInterrupt, GeneratorExit):
+        _let_save(pool)
+        raise
     finally:
         for worker in pool:
             worker.stop()
@@ -210,6 +215,15 @@ class _Worker:
         self.connection.close()
         self.process.kill()  # what hangs in a decoder need not listen to a milder signal; files appear whole or not
         self.process.join()
+
+
+def _let_save(pool: Sequence[_Worker]) -> None:
+    """Ask all workers to end: a run that is being trained is saved first, see `signals.HeldBack`."""
+    for worker in pool:
+        worker.process.terminate()
+    deadline, alive = time.monotonic() + SAVING, {worker.process.sentinel for worker in pool}
+    while alive and (left := deadline - time.monotonic()) > 0:
+        alive -= set(wait(list(alive), left))
 
 
 @contextlib.contextmanager

@@ -31,9 +31,8 @@ def naming_memory(session: Session, run: Run) -> Iterator[None]:
             raise
         progress, size = session.progress, session.recipe.train.batch_size
         if session.method.training:
-            message = (
-                f"out of memory at epoch {progress.epoch + 1}, round {progress.round + 1}, `train.batch_size` {size}"
-            )
+            place = f"epoch {progress.epoch + 1}, round {progress.round + 1}"
+            message = f"out of memory at {place}, `train.batch_size` {size}"
             less = f"a smaller one (`--set train.batch_size={max(1, size // 2)}`) needs less and is another run"
         else:
             message = f"out of memory while scoring, {SCORE_BATCH} samples at a time"

@@ -24,12 +24,12 @@ from mla_cli.engine.packages import packages_of, versions
 from mla_cli.errors import MlaError
 from mla_cli.files import (
     SEAL,
+    append_line,
     empty_folder,
     make_folder,
     read_sealed,
     sha256,
     sync_folder,
-    unwritable,
     write_sealed,
     write_text,
 )
@@ -142,10 +142,6 @@ class Run:
                 "continue it with `--resume`, or start again with `--force`",
             )
 
-    def is_done(self, resume: bool, force: bool) -> bool:
-        """Whether there is nothing left to resume: a run that was killed after its last write asks for `resume` too."""
-        return resume and not force and self.state == "finished"
-
     def hold(self) -> FolderLock:
         """The run for this process alone, until the lock is released or the process ends, however it ends.
 
@@ -223,14 +219,7 @@ class Run:
 
     def append(self, file: str, row: Mapping[str, Any]) -> None:
         """Add one line to a .jsonl file, durably."""
-        line = json.dumps(row, allow_nan=False) + "\n"
-        try:
-            with open(self.path / file, "a", encoding="utf-8") as lines:
-                lines.write(line)
-                lines.flush()
-                os.fsync(lines.fileno())
-        except OSError as error:
-            raise unwritable(self.path / file, error) from error
+        append_line(self.path / file, json.dumps(row, allow_nan=False))
 
     def history(self, file: str = "history.jsonl") -> list[dict[str, Any]]:
         """All whole lines; a last line cut off by a crash is left out. Raises MlaError for a damaged one."""

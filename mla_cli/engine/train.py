@@ -81,8 +81,8 @@ def train(
         "made_by": store.makers(data.modalities),
     }
     run.refuse_held()
-    rows = None
-    if ranks.told(run.is_done(resume, force)):
+    resume, rows = resume and not force, None
+    if ranks.told(resume and run.state == "finished"):  # the process may have been killed just after that
         yield Note(f"{run.path} is finished already")
     else:
         run.refuse(resume, force)
@@ -96,11 +96,11 @@ def train(
         with run.hold() as lock:
             if ranks.is_first and lock.ended is not None:
                 yield Note(f"{lock.taken_over()}: taken over")
-            if not ranks.told(run.is_done(resume, force)):  # by another process, meanwhile
+            if not ranks.told(resume and run.state == "finished"):  # by another process, meanwhile
                 can_resume = ranks.told(run.claim(recipe, fingerprint, facts, resume, force))
                 rows = yield from train_claimed(session, run, can_resume)
     if ranks.is_first:
-        remember(run_dir, run.name)  # also where the process that trained it was killed just before
+        remember(run_dir, run.name)
         yield Finished(str(run.path), default_rows(run) if rows is None else rows)
     return run
 

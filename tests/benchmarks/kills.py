@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from lives import STORY, Kills, Lives, begin  # noqa: E402
-from power_loss import restore, states  # noqa: E402
+from lives import STORY, Kills, Lives, begin
+from power_loss import restore, states
 
 
 def kill(lives: Lives, folder: Path, count: int, seed: int) -> None:
@@ -30,9 +30,8 @@ def kill(lives: Lives, folder: Path, count: int, seed: int) -> None:
         print(f"{len(kills.places)} kills, {kills.stories} stories, {time.monotonic() - begun:.0f} s", flush=True)
     for (step, phase), number in sorted(Counter(kills.places).items()):
         print(f"{number:6d}  {step}: {phase}")
-    print(
-        f"{count} kills in {time.monotonic() - begun:.0f} s: every story ended with the same {len(kills.whole)} files"
-    )
+    seconds = time.monotonic() - begun
+    print(f"{count} kills in {seconds:.0f} s: every story ended with the same {len(kills.whole)} files")
 
 
 def lose_power(lives: Lives, folder: Path, most: int, seed: int) -> None:

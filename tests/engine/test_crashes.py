@@ -2,6 +2,8 @@
 the end."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +58,8 @@ def test_any_disk_that_a_power_loss_leaves_goes_on_to_the_same_bytes(lives: Live
     whole = lives.story(place)
     rng = np.random.default_rng(9)
     found = list(states(start, records, rng))
-    assert len(found) > 200
-    for index in sorted(rng.permutation(len(found))[:25]):
+    assert len(found) > 100
+    for index in sorted(rng.permutation(len(found))[:16]):
         doing, tree = found[index]
         assert lives.story(restore(tree, tmp_path / f"state{index}")) == whole, doing
 
@@ -78,9 +80,11 @@ def test_the_disk_of_a_power_loss_is_pessimistic(tmp_path: Path) -> None:
     )
     disk = Disk(tmp_path / "start", [record])
     trees = [
-        (disk.after_power_loss(lambda: False, None), disk.after_power_loss(lambda: True, None)) for _ in disk.play()
+        tuple(disk.after_power_loss(lambda kept=kept: kept, lambda file: file.content) for kept in (False, True))
+        for _ in disk.play()
     ]
     assert [few for few, _ in trees] == [{}, {}, {}, {}, {}, {"new": None, "new/x": b"content"}]
+    assert trees[1][1] == {"new": None, "new/.x.tmp": b""}
     assert trees[2][1] == {"new": None, "new/.x.tmp": b"content"}
     assert trees[3][1] == {"new": None, "new/x": b"content"}
     assert not disk.unsynced_renames
@@ -116,9 +120,20 @@ def test_a_disk_full_at_any_point_is_one_clear_error_and_the_same_words_go_on(li
             assert life.stderr.count("error: cannot write `") == 1 and "No space left on device" in life.stderr
             assert life.stderr.endswith(FULL) and "Exception" not in life.stderr
             again = lives.live(words, folder)
-            assert (again.code, again.stdout) == (0, whole.stdout), (hit, again.stderr)
+            assert again.code == 0, (hit, again.stderr)
+            assert again.stdout == whole.stdout or step == "prepare"  # that one may say that all was done already
             assert outcome(folder) == files, hit
     assert len(hit) >= 20, hit
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["recipes", "recipes show mfeat"])
+def test_output_that_does_not_fit_is_one_clear_error(words: str) -> None:
+    command = [sys.executable, "-m", "mla_cli", *words.split()]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 1
+    assert found.stderr == "error: cannot write `standard output`: No space left on device\n" + FULL
 
 
 # ---------------------------------------------------------------- out of memory
@@ -214,9 +229,7 @@ def test_checkpoints_by_time_change_no_byte(
     found = run_bytes(trained(timed, data_dir, tmp_path / "timed"))
     last = [(epoch, number) for which, epoch, number in saved if which == "last"]
     assert last == [(0, 3), (1, 0), (1, 3), (2, 0)]  # not after round 6: that is the epoch's end
-    assert {k: v for k, v in found.items() if k != "recipe.yaml"} == {
-        k: v for k, v in whole.items() if k != "recipe.yaml"
-    }
+    assert found == whole | {"recipe.yaml": found["recipe.yaml"]}
     assert "checkpoint_every: 2min" in dump_yaml(timed)
 
 
