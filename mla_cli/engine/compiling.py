@@ -53,4 +53,5 @@ def compile_encoders(
     trained = {m: encoder for m, encoder in encoders.items() if isinstance(encoder, Encoder) and not encoder.frozen}
     # All encoders share one code object, and torch gives up on one after 8 shapes, silently.
     torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, 2 * len(trained) + 8)
+    torch._functorch.config.donated_buffer = False  # else a second backward (`mmpareto`) is refused
     return {m: CompiledEncoder(m, encoder, batch_size, backend) for m, encoder in trained.items()}

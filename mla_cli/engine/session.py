@@ -116,8 +116,10 @@ class Session:
                 self.check_losses()
             if save_every and progress.round % save_every == 0 and progress.round < batch.rounds:
                 self.check_losses()
+                self.check_weights()
                 save()
         means = self.check_losses()
+        self.check_weights()
         progress.epoch, progress.round, progress.losses, progress.loss_rounds = epoch, 0, {}, {}
         return means
 
@@ -150,6 +152,18 @@ class Session:
                 f"lower `train.lr`, for example `--set train.lr={rate / 10:g}`, or check the features",
             )
         return means
+
+    def check_weights(self) -> None:
+        """Raise MlaError if a step with a finite loss left weights that are not finite; before every checkpoint."""
+        weights = dict(self.method.named_parameters())
+        finite = torch.stack([torch.isfinite(weight.detach()).all() for weight in weights.values()]).cpu()
+        if not finite.all():
+            name = list(weights)[int((~finite).nonzero()[0])]
+            place = f"epoch {self.progress.epoch + 1}, step {self.progress.round}"
+            raise MlaError(
+                f"the weights `{name}` are not finite after {place}",
+                f"lower `train.lr`, for example `--set train.lr={self.recipe.train.lr / 10:g}`, or check the features",
+            )
 
     # ------------------------------------------------------------ checkpoints
 
