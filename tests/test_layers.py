@@ -151,6 +151,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
         ("mla_cli.engine.compare, mla_cli.engine.diff, mla_cli.engine.status", ("torch", "matplotlib")),
         ("mla_cli.data.missing", ("torch", "pandas")),
         ("mla_cli.core.fusion", ("torch", "pandas")),
+        ("mla_cli.tables", ("torch", "PIL", "scipy", "mla_cli.engine.prepare", "mla_cli.engine.ablate")),
     ],
 )
 def test_light_modules_stay_light(module: str, heavy: tuple[str, ...]) -> None:

@@ -9,9 +9,8 @@
 
 Made-up vectors of 64 numbers go through `mla prepare`'s and `mla train`'s own code (`Session.train_epoch`, without
 diagnostics); the larger set names the same rows again and again. Perceptrons, batches of 64, one torch thread,
-processor time, medians of `REPETITIONS` alternating repetitions. `train.max_rounds` ends every epoch after `ROUNDS` rounds; an
-epoch's permutation is therefore timed apart, and the share of it that those rounds have is added. Exit code 1 above a
-limit.
+processor time, medians of `REPETITIONS` alternating repetitions. `train.max_rounds` ends every epoch after `ROUNDS`
+rounds; so only that share of an epoch's permutation, which is timed apart, is counted. Exit code 1 above a limit.
 """
 
 import gc
