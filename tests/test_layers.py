@@ -169,6 +169,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
         ("mla_cli.engine.check_runs, mla_cli.engine.check_stores", ("torch", "matplotlib", "scipy")),
         ("mla_cli.data.missing", ("torch", "pandas")),
         ("mla_cli.core.fusion", ("torch", "pandas")),
+        ("mla_cli.tables", ("torch", "PIL", "scipy", "mla_cli.engine.prepare", "mla_cli.engine.ablate")),
     ],
 )
 def test_light_modules_stay_light(module: str, heavy: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ encoders as their files state; adapters and heads uniform in +-1/sqrt(fan_in), w
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +29,8 @@ class Encoder(nn.Module):
         if frozen:
             network.requires_grad_(False)
             network.eval()
-        same = network.width == width
-        self.adapter: nn.Module = nn.Identity() if same else nn.Linear(int(network.width), width)  # type: ignore[arg-type]
+        self.same = network.width == width
+        self.adapter: nn.Module = nn.Identity() if self.same else nn.Linear(int(network.width), width)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "Encoder":
         if not self.frozen:
@@ -41,13 +40,15 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.adapter(inputs if self.ready else self.features(inputs))
+        features = inputs if self.ready else self.features(inputs)
+        return features if self.same else self.adapter(features)  # calling a module that does nothing costs too
 
     def features(self, inputs: Tensor) -> Tensor:
         """What the network gives, (batch, width)."""
-        with torch.no_grad() if self.frozen else nullcontext():
-            found: Tensor = self.network(inputs)
-        return found
+        if not self.frozen:
+            return self.network(inputs)
+        with torch.no_grad():
+            return self.network(inputs)
 
 
 def seeded_init(seed: int, *parts: str) -> None:

@@ -41,7 +41,7 @@ class CompiledEncoder:
 
 def first_line(error: Exception) -> str:
     """What an error says, without torch's advice below it."""
-    cause = error.__cause__ or error
+    cause = getattr(error, "inner_exception", error)
     return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
@@ -49,8 +49,11 @@ def compile_encoders(
     encoders: nn.ModuleDict, batch_size: int, backend: str = "inductor"
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Modality -> its encoder for training; those with a frozen network are left out, as they hardly compute."""
+    import torch._dynamo  # before its settings; takes a second, so it is not at the top
+
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
     trained = {m: encoder for m, encoder in encoders.items() if isinstance(encoder, Encoder) and not encoder.frozen}
     # All encoders share one code object, and torch gives up on one after 8 shapes, silently.
     torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, 2 * len(trained) + 8)
+    torch._functorch.config.donated_buffer = False  # else a second backward (`mmpareto`) is refused
     return {m: CompiledEncoder(m, encoder, batch_size, backend) for m, encoder in trained.items()}

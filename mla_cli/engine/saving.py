@@ -20,8 +20,10 @@ class Saver:
         self.saved = time.monotonic()
 
     def save(self) -> None:
-        """Write the checkpoint; a loss that is not finite is an error before it is."""
-        self.session.check_losses()
+        """Write the checkpoint; a loss or weight that is not finite is an error before it is."""
+        if self.session.progress.round:  # else the epoch's end has looked
+            self.session.check_losses()
+            self.session.check_weights()
         if self.session.ranks.is_first:  # the others ignore signals, and end when it has left
             self.run.save_checkpoint("last", *self.session.state())
         self.saved = time.monotonic()

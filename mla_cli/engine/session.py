@@ -146,7 +146,9 @@ class Session:
                 self.check_losses()
             if after_round is not None:
                 after_round()
-        return self.check_losses()
+        means = self.check_losses()
+        self.check_weights()
+        return means
 
     def close_epoch(self) -> None:
         """Count the epoch whose rounds are done."""
@@ -187,6 +189,18 @@ class Session:
                 f"lower `train.lr`, for example `--set train.lr={rate / 10:g}`, or check the features",
             )
         return means
+
+    def check_weights(self) -> None:
+        """Raise MlaError if a step with a finite loss left weights that are not finite; before every checkpoint."""
+        weights = dict(self.method.named_parameters())
+        finite = torch.stack([torch.isfinite(weight.detach()).all() for weight in weights.values()]).cpu()
+        if not finite.all():
+            name = list(weights)[int((~finite).nonzero()[0])]
+            place = f"epoch {self.progress.epoch + 1}, step {self.progress.round}"
+            raise MlaError(
+                f"the weights `{name}` are not finite after {place}",
+                f"lower `train.lr`, for example `--set train.lr={self.recipe.train.lr / 10:g}`, or check the features",
+            )
 
     # ------------------------------------------------------------ checkpoints
 
