@@ -9,7 +9,8 @@ their own; `mla prepare table` makes another one from three arrays of 512 floats
 Memory is what the kernel counts of a process (and its children), looked at every few milliseconds: anonymous pages are
 the program's own and must be flat; pages of mapped files are told apart, as the kernel takes those back when others
 need memory. Two things may grow, and are bounded here: inputs that the loader keeps in memory where they are small, up
-to `RESIDENT_BYTES`, and the index of the samples. They are told apart by training a second time without the first.
+to `RESIDENT_BYTES` of each split, and what the samples' index and predictions take, `PER_SAMPLE`. They are told apart by
+training a second time without the first.
 """
 
 import argparse
@@ -28,7 +29,8 @@ from _big_store import SPECS, write_store, write_table
 from mla_cli.data import loader
 
 COUNTS = (1_000, 10_000, 100_000)
-PER_SAMPLE = 2_000  # bytes: id, label, group and positions of a sample, as Python objects and as columns
+PER_SAMPLE = 2_500  # bytes: id, label, group, positions and logits of a sample, as columns and as Python objects
+SPLITS = 3  # each keeps small inputs in memory
 EPOCHS, BATCH = 3, 64
 LOOK = 0.005  # seconds between two looks at a process's memory
 RECIPE = {
@@ -174,7 +176,7 @@ def main() -> int:
             rounds[count] = kept_round, bare_round
             words = ["eval", str(run), "--missing-rate", "0.3", "--mask-seeds", "0..4", "--format", "csv", "-q"]
             scored[count] = used(mla(*words))
-        kept &= flat("train", trained, loader.RESIDENT_BYTES + index, "inputs kept in memory, and the index")
+        kept &= flat("train", trained, SPLITS * loader.RESIDENT_BYTES + index, "inputs kept in memory, and the index")
         kept &= flat("train, nothing kept", bare, index, "the index alone")
         kept &= flat("eval", scored, index, "`mla eval --missing-rate 0.3`, five mask seeds")
         for i, what in enumerate(("small inputs kept in memory", "nothing kept")):
