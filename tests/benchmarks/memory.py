@@ -9,8 +9,8 @@ their own; `mla prepare table` makes another one from three arrays of 512 floats
 Memory is what the kernel counts of a process (and its children), looked at every few milliseconds: anonymous pages are
 the program's own and must be flat; pages of mapped files are told apart, as the kernel takes those back when others
 need memory. Two things may grow, and are bounded here: inputs that the loader keeps in memory where they are small, up
-to `RESIDENT_BYTES` of each split, and what the samples' index and predictions take, `PER_SAMPLE`. They are told apart by
-training a second time without the first.
+to `RESIDENT_BYTES` of each split, and what the samples' index and predictions take, `PER_SAMPLE`. They are told apart
+by training a second time without the first.
 """
 
 import argparse
