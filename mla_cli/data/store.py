@@ -11,6 +11,7 @@
 The store knows no splits and is not normalised, so changing fold or protocol decodes nothing.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,9 +151,9 @@ class Store:
         import pandas as pd  # not at the top: the worker processes of `mla prepare` use the rest of this module
         import pyarrow.parquet as pq
 
-        with self.reading_index() as path:
-            names = pq.read_schema(path).names
-            return pd.read_parquet(path, columns=[n for n in names if not n.startswith(("sum.", "sum_squares."))])
+        with self.reading_index() as file:
+            names = pq.read_schema(file).names
+            return pd.read_parquet(file, columns=[n for n in names if not n.startswith(("sum.", "sum_squares."))])
 
     def sums(self, modality: str, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each of these samples, which have the modality: sums and sums of squares (n, channel), counts (n,).
@@ -161,18 +162,18 @@ class Store:
         """
         import pyarrow.parquet as pq
 
-        with self.reading_index() as path:
+        with self.reading_index() as file:
             names = [f"{quantity}.{modality}" for quantity in ("sum", "sum_squares", "count")]
-            table = pq.read_table(path, columns=names).take(samples).combine_chunks()
+            table = pq.read_table(file, columns=names).take(samples).combine_chunks()
         total, squares = (table[n].combine_chunks().flatten().to_numpy().reshape(len(samples), -1) for n in names[:2])
         return total, squares, table[names[2]].to_numpy()
 
     @contextmanager
-    def reading_index(self) -> Iterator[Path]:
-        """The index's file. Raises MlaError where it cannot be read."""
+    def reading_index(self) -> Iterator[io.BytesIO]:
+        """The index's file, whole. Raises MlaError where it cannot be read."""
         path = self.path / "index.parquet"
         try:
-            yield path
+            yield io.BytesIO(path.read_bytes())
         except (OSError, ValueError) as error:
             raise MlaError(f"cannot read `{path}`: {error}", "prepare again with --force") from error
 
