@@ -7,7 +7,7 @@ import pytest
 from command_line import mla
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import mfeat_recipe
+from tiny import emoji_recipe, mfeat_recipe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mla_cli.engine.cluster import Cluster, one_round, rounds
@@ -65,7 +65,8 @@ def test_batch_normalisation_leaves_gpus_without_samples(paper: Paper) -> None:
     needing = replace(paper, encoders=[replace(part, least=2) for part in paper.encoders])
     found = one_round(needing, Cluster((64,)), 64, 32, None)
     assert (found.share, found.idle) == (2, 48)
-    assert on_paper(load_recipe("cremad")).encoders[0].least == 2
+    size = {"visual": {"kind": "image", "size": 16}, "text": {"kind": "text", "length": 8, "buckets": 64}}
+    assert [part.least for part in on_paper(emoji_recipe(features=size)).encoders] == [2, 1]  # a convnet, a bag
 
 
 @given(
