@@ -113,7 +113,7 @@ def cluster_table(cost: Cost, cluster: Cluster) -> Wide:
         [
             str(r.gpus),
             str(r.batch),
-            f"{r.share}" + (f" ({r.idle} GPUs without)" if r.idle else ""),
+            f"{r.share}" + (f" ({counted(r.idle, 'GPU')} without)" if r.idle else ""),
             duration(r.compute),
             duration(r.exchange) if r.exchange else "",
             f"{r.rate:,.0f}",
@@ -124,7 +124,8 @@ def cluster_table(cost: Cost, cluster: Cluster) -> Wide:
     ]
     steps = ", ".join(f"{name} {size(count)}" for name, count in reduced.items())
     notes = [
-        "arithmetic, not measured: no GPU was used",
+        "arithmetic, not measured: no GPU was used; without kernel launches and optimisers, so it says little where "
+        "compute is far below a millisecond",
         f"assumed: {cluster.tflops:g} TFLOP/s that a GPU sustains at any batch (--tflops), {cluster.gbps:g} Gbit/s "
         f"each way of each GPU's link (--gbps), {1e6 * cluster.latency:g} us of each all_reduce (--latency)",
         f"all_reduce: 2 (W - 1) / W of the bytes of each step ({steps}), after its backward pass, nothing overlapping",
@@ -216,12 +217,10 @@ def cost_rows(cost: Cost) -> pd.DataFrame:
         stored = sum(p.stored for p in paper.encoders) * paper.shapes.samples
         add("paper", paper.shapes.samples, "store", "stored", stored, "bytes")
     for r in cost.rounds:
-        for quantity, value, unit in (
-            ("compute", r.compute, "s"),
-            ("all_reduce", r.exchange, "s"),
-            ("efficiency", r.efficiency, "1"),
-        ):
-            add("assumed", r.batch, f"round on {r.gpus} GPUs", quantity, value, unit)
+        part = f"round on {counted(r.gpus, 'GPU')}"
+        add("assumed", r.batch, part, "compute", r.compute, "s")
+        add("assumed", r.batch, part, "all_reduce", r.exchange, "s")
+        add("assumed", r.batch, part, "efficiency", r.efficiency, "fraction")
     for m in cost.measured:
         more = {"n": len(m.seconds), "threads": m.threads}
         add("measured", m.batch_size, "round", "seconds_median", m.median, "s", **more)

@@ -6,7 +6,9 @@ ring moves 2 (W - 1) / W of the bytes through each GPU's link. Nothing here is m
 
 from dataclasses import dataclass
 
+from mla_cli import registry
 from mla_cli.engine.cost import Paper
+from mla_cli.errors import MlaError
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,13 @@ class Round:
 
 
 def rounds(paper: Paper, cluster: Cluster) -> list[Round]:
-    """One GPU, then each number of GPUs twice: with the recipe's batch for all, and with that batch for each."""
-    batch = paper.recipe.train.batch_size
+    """One GPU, then each number of GPUs twice: with the recipe's batch for all, and with that batch for each.
+
+    Raises MlaError for a method whose loss is more than a mean over samples: it trains in one process only.
+    """
+    name, batch = paper.recipe.method.name, paper.recipe.train.batch_size
+    if getattr(registry.load("methods", name).Method, "one_process", False):
+        raise MlaError(f"`{name}` trains in one process only", "leave out `--gpus`, or choose another method")
     alone = one_round(paper, cluster, 1, batch, None)
     several = [gpus for gpus in dict.fromkeys(cluster.gpus) if gpus > 1]
     return [alone, *(one_round(paper, cluster, n, b, alone) for n in several for b in (batch, n * batch))]

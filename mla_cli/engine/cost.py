@@ -114,7 +114,7 @@ def on_paper(recipe: Recipe, store: Store | None = None, data_dir: Path | None =
     with FakeTensorMode():
         method = build_method(recipe, shapes)
         found = []
-        for m in shapes.modalities:
+        for m in method.modalities:  # `unimodal` has one
             encoder, spec = method.encoders[m], shapes.specs[m]
             parameters = list(encoder.parameters())
             trained = sum(p.numel() for p in parameters if p.requires_grad)

@@ -119,7 +119,7 @@ def measure(task: Task) -> Measured:
     build_optimizers(recipe, method, torch.device("cpu"))
     source = torch.Generator().manual_seed(0)
     inputs = {}
-    for m in shapes.modalities:
+    for m in method.modalities:
         shape, is_text = input_shape(recipe, shapes, m, method.encoders[m])
         if is_text:
             inputs[m] = torch.randint(0, shapes.tokens[m], (count, *shape), generator=source, dtype=torch.int32)

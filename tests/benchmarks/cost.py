@@ -1,4 +1,4 @@
-"""What the paper's recipes cost, as the table of README.md: on paper, and a round measured at two small batches.
+"""What the paper's recipes cost, as the tables of README.md: on paper, and a round measured at two small batches.
 
     python tests/benchmarks/cost.py [--no-measure] [RECIPE ...]
 
@@ -10,11 +10,15 @@ import argparse
 from typing import Any
 
 from mla_cli.costs import size, work
+from mla_cli.engine.cluster import Cluster, rounds
 from mla_cli.engine.measure import Cost, cost
 from mla_cli.recipe import load_recipe
 
 RECIPES = ("cremad", "kinetics_sounds", "food101", "mvsa", "iemocap")
 COLUMNS = ("recipe", "parameters", "kept/sample", "FLOP/round", "memory", "store/sample")
+SIZES = ("recipe", "samples", "read/sample", "store", "added up/step")
+TFLOPS, GPUS, LINKS = 10.0, (8, 64), (10.0, 25.0, 100.0, 2400.0)  # assumed; Gbit/s
+CLUSTERS = ("recipe", *(f"{n} GPUs, {of}" for n in GPUS for of in ("batch for all", "batch for each")))
 MEASURED = ("round, batch 2", "batch 4", "memory, batch 4", "round, batch 64", "memory, batch 64")
 
 
@@ -55,17 +59,37 @@ def measured(found: Cost) -> list[str]:
     ]
 
 
+def whole_set(found: Cost) -> list[str]:
+    """Cells of the table of sizes: the set's samples and store, and what the largest step adds up over ranks."""
+    paper = found.paper
+    count, stored = paper.shapes.samples or 0, sum(p.stored for p in paper.encoders)
+    return [f"{count:,}", size(stored), size(count * stored), size(max(paper.reduced().values()))]
+
+
+def efficiencies(found: Cost) -> list[str]:
+    """Cells of the table of clusters: efficiency on each number of GPUs, over each link."""
+    cells = []
+    for gpus in GPUS:
+        by_link = [rounds(found.paper, Cluster((gpus,), TFLOPS, link))[1:] for link in LINKS]
+        for row in zip(*by_link, strict=True):  # the recipe's batch for all GPUs, then for each of them
+            cells.append(" / ".join(f"{r.efficiency:.0%}" for r in row))
+    return cells
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     parser.add_argument("--no-measure", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="measure the first recipe only")
     wanted = parser.parse_args()
-    costs = {name: finish(cost(load_recipe(name), measured=not wanted.no_measure)) for name in wanted.recipes}
-    for columns, cells in ((COLUMNS, on_paper), (("recipe", *MEASURED), measured)):
-        rows = {name: cells(found) for name, found in costs.items() if cells is on_paper or found.measured}
-        if rows:
+    timed = [] if wanted.no_measure else wanted.recipes[:1] if wanted.quick else wanted.recipes
+    costs = {name: finish(cost(load_recipe(name), measured=name in timed)) for name in wanted.recipes}
+    tables = ((COLUMNS, on_paper), (SIZES, whole_set), (CLUSTERS, efficiencies), (("recipe", *MEASURED), measured))
+    for columns, cells in tables:
+        lines = {name: cells(found) for name, found in costs.items() if cells is not measured or found.measured}
+        if lines:
             print("| " + " | ".join(columns) + " |\n|:--|" + "--:|" * (len(columns) - 1))
-            for name, row in rows.items():
+            for name, row in lines.items():
                 print("| " + " | ".join([f"`{name}`", *row]) + " |")
             print()
     for name, found in costs.items():

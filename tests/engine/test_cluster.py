@@ -7,12 +7,13 @@ import pytest
 from command_line import mla
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import mfeat_recipe
+from tiny import emoji_recipe, mfeat_recipe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mla_cli.engine.cluster import Cluster, one_round, rounds
 from mla_cli.engine.cost import Paper, build_method, on_paper
 from mla_cli.engine.shapes import shapes_of
+from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 
 
@@ -64,7 +65,8 @@ def test_batch_normalisation_leaves_gpus_without_samples(paper: Paper) -> None:
     needing = replace(paper, encoders=[replace(part, least=2) for part in paper.encoders])
     found = one_round(needing, Cluster((64,)), 64, 32, None)
     assert (found.share, found.idle) == (2, 48)
-    assert on_paper(load_recipe("cremad")).encoders[0].least == 2
+    size = {"visual": {"kind": "image", "size": 16}, "text": {"kind": "text", "length": 8, "buckets": 64}}
+    assert [part.least for part in on_paper(emoji_recipe(features=size)).encoders] == [2, 1]  # a convnet, a bag
 
 
 @given(
@@ -90,6 +92,12 @@ def test_with_free_exchange_and_a_batch_for_each_nothing_is_lost(paper: Paper) -
     table = rounds(paper, Cluster((8, 8, 1, 64), gbps=1e18, latency=0.0))
     assert [(r.gpus, r.batch) for r in table] == [(1, 32), (8, 32), (8, 256), (64, 32), (64, 2048)]
     assert [r.efficiency for r in table if r.batch == 32 * r.gpus] == pytest.approx([1, 1, 1])
+
+
+def test_a_method_of_one_process_has_no_cluster(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mla_cli.methods.mla.Method.one_process", True, raising=False)
+    with pytest.raises(MlaError, match="`mla` trains in one process only"):
+        rounds(paper, Cluster((8,)))
 
 
 # ---------------------------------------------------------------- the store of the whole set
@@ -118,14 +126,14 @@ def test_the_table_says_what_is_assumed() -> None:
     assert output.code == 0, output.stderr
     assert "mfeat: a round on several GPUs, on paper" in output.stdout
     flat = " ".join(output.stdout.split())
-    assert "arithmetic, not measured: no GPU was used" in flat
+    assert "arithmetic, not measured: no GPU was used;" in flat
     assert "assumed: 2 TFLOP/s" in flat and "25 Gbit/s" in flat and "20 us" in flat
 
 
 def test_rows_hold_what_the_table_shows() -> None:
     output = mla(*SHOW, "--cost", "--no-measure", "--gpus", "8", "--format", "json")
     rows = [row for row in json.loads(output.stdout) if row["basis"] == "assumed"]
-    assert {row["part"] for row in rows} == {"round on 1 GPUs", "round on 8 GPUs"}
+    assert {row["part"] for row in rows} == {"round on 1 GPU", "round on 8 GPUs"}
     assert {row["quantity"] for row in rows} == {"compute", "all_reduce", "efficiency"}
     plain = json.loads(mla(*SHOW, "--cost", "--no-measure", "--format", "json").stdout)
     assert not [row for row in plain if row["basis"] == "assumed"]

@@ -183,6 +183,12 @@ def test_memory_is_that_of_the_largest_step_or_of_all_together(method: str) -> N
     assert paper.largest == "pix"
 
 
+def test_a_method_of_one_modality_costs_that_one() -> None:
+    recipe = mfeat_recipe(("mor", "pix"), method={"name": "unimodal", "unimodal": {"modality": "pix"}})
+    assert [part.name for part in on_paper(recipe).encoders] == ["pix"]
+    assert len(measure.measure(Task(recipe, shapes_of(recipe), 4, 1)).seconds) == measure.REPEATS
+
+
 @pytest.mark.parametrize(
     ("train", "head"),
     [
