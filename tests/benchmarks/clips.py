@@ -63,6 +63,7 @@ def make_tree(root: Path, clips: list[tuple[Path, Path]], count: int) -> None:
 def prepared(folder: Path, recipe: Recipe, count: int) -> Store:
     """A store of `count` clips below `folder`, by `mla prepare`'s own code."""
     root, raw = folder / "tree", folder / "clips"
+    folder.mkdir(exist_ok=True)
     if not root.is_dir():
         raw.mkdir()
         make_tree(root, [write_clip(raw, number) for number in range(DISTINCT)], count)
