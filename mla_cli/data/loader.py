@@ -1,12 +1,12 @@
 """From the store to normalised batches on the device.
 
 Small modalities are normalised once and kept in memory. Larger ones are read from the memory map batch by batch, each
-row normalised on its way while it is in the processor's cache; training has the next batch made in a background thread
-while it computes. Every draw is keyed, so the bytes are the same with and without the thread.
+row normalised on its way while it is in the processor's cache; training has the next batches made in background threads
+while it computes. Every draw is keyed, so the bytes are the same with and without them.
 """
 
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -89,10 +89,13 @@ class ModalityLoader:
         size = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
         for start in range(0, len(rows), size):
             part = out[start : start + size]
-            np.copyto(part, self.store.view(rows[start : start + size]), casting="same_kind")
+            source = self.store.view(rows[start : start + size])
+            if source.dtype != part.dtype or not normalise:
+                np.copyto(part, source, casting="same_kind")
+                source = part
             if normalise:
-                part -= self.mean
-                part *= self.scale
+                np.subtract(source, self.mean, out=part)
+                np.multiply(part, self.scale, out=part)
         self.touched += len(rows) * max(self.store.row_bytes, FAULT_BYTES)
         if self.touched > MAPPED_BYTES:
             self.store.let_go()
@@ -180,24 +183,26 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0, limit: int | None = None) -> Iterator[Batch]:
         """Yield the epoch's batches from round `start` on, at most `limit` rounds in all."""
         count = len(self.rounds) if limit is None else min(limit, len(self.rounds))
-        made = self.made(epoch, start, count)
-        for batch, skipped in ahead(made) if self.split.is_mapped else made:
+        jobs = self.jobs(epoch, start, count)
+        for batch, skipped in ahead(jobs) if self.split.is_mapped else (job() for job in jobs):
             for m in skipped:  # counted when their round comes, not when it is made: a checkpoint may lie between
                 self.skipped[m] += 1
             yield batch
 
-    def made(self, epoch: int, start: int, count: int) -> Iterator[tuple[Batch, list[str]]]:
-        """Rounds `start`, ..., `count` - 1, each with the modalities that had too few samples. Changes nothing here."""
+    def jobs(self, epoch: int, start: int, count: int) -> Iterator[Callable[[], tuple[Batch, list[str]]]]:
+        """What makes rounds `start`, ..., `count` - 1: functions that may run in any thread and change nothing here."""
         rounds: Iterator[Chosen] = islice(self.rounds.epoch(epoch, start), max(0, count - start))
-        if self.rounds.window:
-            rounds = read_ahead(rounds, self.rounds.window, self.will_need)
-        for number, chosen in enumerate(rounds, start):
-            yield self.filled(Batch(epoch, number, count, {}, {}), chosen)
+        window, nothing = self.rounds.window, Chosen()
+        pairs = read_ahead(rounds, window) if window else ((chosen, nothing) for chosen in rounds)
+        for number, (chosen, soon) in enumerate(pairs, start):
+            yield partial(self.made, Batch(epoch, number, count, {}, {}), chosen, soon)
 
-    def will_need(self, modality: str, positions: np.ndarray) -> None:
-        loader = self.split.modalities.get(modality)
-        if loader is not None and loader.resident is None:
-            loader.will_need(positions)
+    def made(self, batch: Batch, chosen: Chosen, soon: Chosen) -> tuple[Batch, list[str]]:
+        """A round's batch, and the modalities that had too few samples. soon: what the rounds to come will read."""
+        for m, positions in soon.items():
+            if m in self.split.modalities and self.split.modalities[m].resident is None:
+                self.split.modalities[m].will_need(positions)
+        return self.filled(batch, chosen)
 
     def filled(self, batch: Batch, chosen: Chosen) -> tuple[Batch, list[str]]:
         """A round's batch with the samples chosen for it: the one place where positions become inputs."""

@@ -87,6 +87,17 @@ def test_flip_mirrors_about_half_exactly() -> None:
     assert 70 <= int(mirrored.sum()) <= 130
 
 
+def test_flip_alone_moves_values_and_changes_none() -> None:
+    for kind in ("image", "video"):
+        batch = sample(kind, 50)
+        out = augment(batch, kind, settings_for(kind, flip=True), seeded())
+        same = (out == batch).flatten(1).all(1)
+        assert ((out == batch.flip(-1)).flatten(1).all(1) ^ same).all()
+        assert 10 <= int(same.sum()) <= 40
+        # a crop that changes nothing draws other numbers; the mirrored ones alone are those of the first draw
+        assert torch.equal(~same, torch.rand(50, generator=seeded()) < 0.5)
+
+
 def test_image_shift_moves_whole_pixels_and_repeats_the_edge() -> None:
     batch, limit = sample("image", 100), 2
     out = augment(batch, "image", settings_for("image", shift=limit), seeded())

@@ -9,6 +9,8 @@ from tiny import CPU, digits_recipe, emoji_recipe, make_session, mfeat_recipe
 
 from mla_cli.core.method import Batch
 from mla_cli.data.loader import ModalityLoader
+from mla_cli.data.mapped import FAULT_BYTES
+from mla_cli.data.store import ModalityStore
 from mla_cli.errors import MlaError
 
 
@@ -57,6 +59,57 @@ def test_large_modalities_are_gathered_batch_by_batch_to_the_same_bits(
     assert mapped.split_loader("train").modalities["fou"].resident is None
     pairs = zip(resident.train_loader.epoch(1), mapped.train_loader.epoch(1), strict=True)
     assert all(same_batch(one, other) for one, other in pairs)
+
+
+def test_the_smallest_modalities_share_the_memory_there_is(
+    mfeat_store, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = ("pix", "mor", "fou")  # 240, 6 and 76 columns
+    for columns, kept in ((5, set()), (6, {"mor"}), (81, {"mor"}), (82, {"mor", "fou"}), (322, {"mor", "fou", "pix"})):
+        monkeypatch.setattr("mla_cli.data.loader.RESIDENT_BYTES", 4 * 96 * columns)
+        split = make_session(mfeat_recipe(views), data_dir).split_loader("train")
+        assert {m for m, loader in split.modalities.items() if loader.resident is not None} == kept
+        assert split.is_mapped == (len(kept) < 3)
+        mapped = sum(width for m, width in (("pix", 240), ("mor", 6), ("fou", 76)) if m not in kept)
+        assert split.mapped_bytes == mapped * 96 * mfeat_store.modality("mor").dtype.itemsize
+
+
+def test_a_modality_larger_than_memory_and_blocks_for_small_ones_are_warned_of(
+    mfeat_store, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert make_session(mfeat_recipe(), data_dir).inputs.order_warnings() == []
+    blocks = mfeat_recipe(train={"shuffle": "blocks"})
+    assert "`full` costs nothing" in make_session(blocks, data_dir).inputs.order_warnings()[0]
+    monkeypatch.setattr("mla_cli.data.loader.RESIDENT_BYTES", 0)
+    assert make_session(blocks, data_dir).inputs.order_warnings() == []
+    assert make_session(mfeat_recipe(), data_dir).inputs.order_warnings() == []
+    monkeypatch.setattr("mla_cli.engine.measure.physical_memory", lambda: 40_000)
+    found = make_session(mfeat_recipe(), data_dir).inputs.order_warnings()
+    assert "--set train.shuffle=blocks" in found[0]
+    monkeypatch.setattr("mla_cli.engine.measure.physical_memory", lambda: None)
+    assert make_session(mfeat_recipe(), data_dir).inputs.order_warnings() == []
+
+
+def test_a_map_is_let_go_after_a_bounded_number_of_bytes(
+    emoji_store, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mla_cli.data.loader.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("mla_cli.data.loader.MAPPED_BYTES", 10 * FAULT_BYTES)
+    loader = make_session(emoji_recipe(), data_dir).split_loader("train").modalities["visual"]
+    calls: list[int] = []
+    let_go = ModalityStore.let_go
+
+    def noting(store: ModalityStore) -> None:
+        calls.append(loader.touched)
+        let_go(store)
+
+    monkeypatch.setattr(ModalityStore, "let_go", noting)
+    first = loader.batch(np.arange(10))
+    assert calls == []
+    loader.batch(np.arange(10, 11))
+    assert calls == [11 * FAULT_BYTES]
+    assert torch.equal(loader.batch(np.arange(10)), first)
+    assert len(calls) == 1
 
 
 def test_an_absent_text_is_padding_only(emoji_store, data_dir: Path) -> None:

@@ -2,8 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mla_cli.data.order import Rounds, shuffled
+from mla_cli.data.order import Blocks, Rounds, shuffled
 from mla_cli.errors import MlaError
 from mla_cli.schema import MethodSection
 
@@ -132,3 +134,65 @@ def test_data_that_cannot_be_batched() -> None:
     assert caught.value.hint == "train with `--set method.batching=independent`"
     with pytest.raises(MlaError, match="no training sample has modality `visual`"):
         rounds(np.array([[True, False]] * 3), "independent")
+
+
+# ---------------------------------------------------------------- shuffled blocks
+
+
+@settings(deadline=None)
+@given(
+    count=st.integers(0, 90),
+    blocks=st.builds(Blocks, st.integers(1, 12), st.integers(1, 6)),
+    seed=st.integers(0, 3),
+    epoch=st.integers(1, 3),
+)
+def test_blocks_order_every_sample_once_by_seed_and_epoch_alone(
+    count: int, blocks: Blocks, seed: int, epoch: int
+) -> None:
+    order = shuffled(count, seed, epoch, "a", blocks=blocks)
+    assert sorted(order) == list(range(count))
+    np.random.default_rng(7).random(3)
+    assert order.tolist() == shuffled(count, seed, epoch, "a", blocks=blocks).tolist()
+    numbers = order // blocks.rows
+    for block in np.unique(numbers):  # a block's samples come together, within one group of blocks
+        places = np.flatnonzero(numbers == block)
+        assert places[-1] - places[0] < blocks.rows * blocks.mixed
+
+
+@settings(deadline=None)
+@given(
+    present=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60).filter(
+        lambda rows: all(any(column) for column in zip(*rows, strict=True)) and any(all(row) for row in rows)
+    ),
+    blocks=st.builds(Blocks, st.integers(1, 7), st.integers(1, 4)),
+    batching=st.sampled_from(["shared", "independent"]),
+    batch=st.integers(1, 9),
+)
+def test_an_epoch_in_blocks_has_every_present_sample_once(
+    present: list[tuple[bool, bool]], blocks: Blocks, batching: str, batch: int
+) -> None:
+    table = np.array(present)
+    plan = rounds(table, batching, batch=batch, blocks=blocks)
+    batches = list(plan.epoch(2))
+    assert len(batches) == len(plan)
+    for column, name in enumerate(NAMES):
+        seen = np.concatenate([b[name] for b in batches])
+        own = np.flatnonzero(table[:, column])
+        assert sorted(seen[: len(own)]) == own.tolist()  # an independent stream that is short starts again
+    for start in range(len(batches)):
+        assert listed(plan.epoch(2, start)) == listed(batches[start:])
+    assert plan.window * batch >= blocks.rows * blocks.mixed
+
+
+def test_blocks_mix_as_far_as_they_say() -> None:
+    blocks = Blocks(rows=16, mixed=64)
+    near = []
+    for epoch in range(1, 9):
+        order = shuffled(20_000, 0, epoch, "a", blocks=blocks) // blocks.rows
+        near.append(float((order[1:] == order[:-1]).mean()))
+    assert abs(np.mean(near) - 15 / 1023) < 0.002
+    orders = [
+        tuple(shuffled(100, *key, blocks=Blocks(4, 3))) for key in ((0, 1, "a"), (1, 1, "a"), (0, 2, "a"), (0, 1, "b"))
+    ]
+    assert len(set(orders)) == 4
+    assert tuple(shuffled(100, 0, 1, "a")) not in orders

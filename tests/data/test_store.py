@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mla_cli.data import store as stores
+from mla_cli.data.mapped import PAGE, MappedShard
 from mla_cli.data.store import ModalityStore, Store, moments, rows_per_shard
 from mla_cli.errors import MlaError
 from mla_cli.specs import VectorSpec
@@ -25,6 +26,42 @@ def make_modality(folder: Path, rows: np.ndarray, shard_rows: int, kind: str = "
 
 
 # ---------------------------------------------------------------- shards
+
+
+def test_neighbours_in_one_shard_are_viewed_not_copied(tmp_path: Path) -> None:
+    rows = rng.normal(size=(10, 2, 3)).astype(np.float32)
+    store = make_modality(tmp_path / "m", rows, 4)
+    for wanted, viewed in (([4, 5, 6, 7], True), ([9], True), ([3, 4], False), ([1, 0], False), ([1, 3], False)):
+        found = store.view(np.array(wanted))
+        np.testing.assert_array_equal(found, rows[wanted])
+        assert np.shares_memory(found, store.shards[wanted[0] // 4]) == viewed
+        assert found.flags.writeable != viewed
+    assert store.view(np.array([], np.int64)).shape == (0, 2, 3)
+
+
+def test_hints_to_the_kernel_name_the_rows_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rng.normal(size=(300, 700)).astype(np.float32)  # 2,800 bytes each: most pages hold two
+    store = make_modality(tmp_path / "m", rows, 128)
+    told: list[tuple[str, int, int]] = []
+    advise = MappedShard.advise
+
+    def noting(self: MappedShard, option: str, start: int, length: int) -> None:
+        told.append((option, start, start + length))
+        advise(self, option, start, length)
+
+    monkeypatch.setattr(MappedShard, "advise", noting)
+    store.will_need(np.array([3, 4, 5, 127, 128, 299]))
+    wanted = [(3, 6), (127, 128), (0, 1), (43, 44)]  # first and last + 1 in their shards
+    assert [option for option, _, _ in told] == ["MADV_WILLNEED"] * 4
+    for (first, last), (_, start, end) in zip(wanted, told, strict=True):
+        assert start % PAGE == 0
+        assert 0 <= 128 + first * 2800 - start < PAGE  # a header of 128 bytes
+        assert end == 128 + last * 2800
+    before = store.view(np.arange(5))
+    store.let_go()
+    assert [option for option, _, _ in told[4:]] == ["MADV_DONTNEED"] * 3
+    np.testing.assert_array_equal(before, rows[:5])
+    np.testing.assert_array_equal(store.take(np.arange(300)), rows)
 
 
 @pytest.mark.parametrize(
