@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from tiny import emoji_recipe, make_session, mfeat_recipe
 from torch import Tensor
@@ -51,7 +53,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 class Outcome:
     """What a training leaves: parameters and losses in float64, gradient exchanges and steps, logits of val."""
 
-    parameters: dict[str, Tensor]
+    parameters: dict[str, np.ndarray]
     losses: list[dict[str, float]]
     exchanges: int
     logits: Any
@@ -79,9 +81,27 @@ def outcome(case: str, data_dir: Path, ranks: Ranks = ALONE, steps: int = STEPS)
             shares += [len(x) for x in batch.inputs.values()]
             losses.append({name: float(loss) for name, loss in session.method.step(batch).items()})
         session.method.end_epoch()
-    parameters = {name: p.detach().clone() for name, p in session.method.named_parameters()}
+    parameters = {name: p.detach().numpy().copy() for name, p in session.method.named_parameters()}
     session.method.float()
     return Outcome(parameters, losses, ranks.exchanges, score(session, "val", every_subset=False), shares)
+
+
+def check_equal(alone: Outcome, ranks: list[Outcome], tolerance: float = 1e-10) -> None:
+    """Every rank equals the process alone, and all ranks each other to the bit."""
+    for one in ranks:
+        for name, value in alone.parameters.items():
+            np.testing.assert_allclose(one.parameters[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+            assert np.array_equal(one.parameters[name], ranks[0].parameters[name]), "ranks never drift apart"
+        assert [list(losses) for losses in one.losses] == [list(losses) for losses in alone.losses]
+        for mine, theirs in zip(one.losses, alone.losses, strict=True):
+            assert mine == pytest.approx(theirs, rel=tolerance, abs=tolerance)
+        assert one.logits.ids.tolist() == alone.logits.ids.tolist()
+        np.testing.assert_array_equal(one.logits.present, alone.logits.present)
+        np.testing.assert_allclose(one.logits.logits, alone.logits.logits, rtol=1e-4, atol=1e-5)
+        for subset, logits in alone.logits.subsets.items():
+            np.testing.assert_allclose(one.logits.subsets[subset], logits, rtol=1e-4, atol=1e-5)
+    counts = zip(*(one.shares for one in ranks), strict=True)
+    assert [sum(parts) for parts in counts] == alone.shares
 
 
 def normalised_session(data_dir: Path, ranks: Ranks = ALONE) -> Session:

@@ -66,7 +66,7 @@ def train_command(
     if devices and (problem := too_many(devices, device, chosen.train.batch_size)):
         raise typer.BadParameter(problem)
     if devices and devices > 1 and not is_rank():
-        raise typer.Exit(launch(devices, sys.argv[1:], resuming("train")))
+        raise typer.Exit(launch(devices, [sys.executable, "-m", "mla_cli", *sys.argv[1:]], resuming("train")))
     from mla_cli.engine.train import train
 
     with joined(device) as ranks:

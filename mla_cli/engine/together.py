@@ -49,17 +49,18 @@ def joined(device: str) -> Iterator[Ranks]:
         raise SystemExit(1) from None
     try:
         yield ranks
-    except KeyboardInterrupt:
-        speaks(store)
-        raise
-    except RankLost as error:
-        if PARENT in os.environ:  # it says which one
+    except (KeyboardInterrupt, RankLost) as error:
+        if PARENT in os.environ:  # it says which one is lost
+            if isinstance(error, RankLost):
+                raise SystemExit(1) from error
+            raise
+        found = gone(store, ranks)  # torchrun ends the others with SIGTERM
+        if not speaks(store):
             raise SystemExit(1) from error
-        found = gone(store, ranks)
-        if speaks(store):
-            hint = "go on from the last checkpoint: the same command with `--resume`"
-            raise MlaError(found or error.message, hint) from error
-        raise SystemExit(1) from error
+        if isinstance(error, KeyboardInterrupt) and not found:
+            raise
+        message = found or str(error)
+        raise MlaError(message, "go on from the last checkpoint: the same command with `--resume`") from error
     except MlaError as error:
         if speaks(store):
             raise
