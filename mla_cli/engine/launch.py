@@ -85,7 +85,7 @@ def launch(count: int, command: Sequence[str], again: str) -> int:
 def wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until all have ended; some time after the first failure, those that have not are ended."""
     late = float("inf")
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:
         if late == float("inf") and any(process.returncode for process in processes):
             late = time.monotonic() + GRACE
         if time.monotonic() > late:
