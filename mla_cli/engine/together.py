@@ -57,7 +57,7 @@ def joined(device: str) -> Iterator[Ranks]:
         found = gone(store, ranks)  # torchrun ends the others with SIGTERM
         if not speaks(store):
             raise SystemExit(1) from error
-        if isinstance(error, KeyboardInterrupt) and not found:
+        if isinstance(error, KeyboardInterrupt) and not found.startswith("rank"):
             raise
         message = found or str(error)
         raise MlaError(message, "go on from the last checkpoint: the same command with `--resume`") from error
@@ -134,16 +134,19 @@ def speaks(store: Any) -> bool:
 
 
 def gone(store: Any, ranks: Ranks) -> str:
-    """Which rank of this machine has died; "" where none has."""
+    """Which rank of this machine has died, or else those of other machines, of which one has; "" where none can."""
     time.sleep(LOOK_AGAIN)  # until whoever started it has noticed
+    elsewhere = []
     for rank in range(ranks.world):
         try:
             pid, host = store.get(f"mla/rank {rank}").decode().split(" ", 1)
         except RuntimeError:
             return ""
-        if host == platform.node() and not is_running(int(pid)):
+        if host != platform.node():
+            elsewhere.append(f"rank {rank} on {host}")
+        elif not is_running(int(pid)):
             return f"rank {rank} on {host} (process {pid}) has died, and the others cannot go on without it"
-    return ""
+    return f"lost a process on another machine, one of: {', '.join(elsewhere)}" if elsewhere else ""
 
 
 def is_running(pid: int) -> bool:
