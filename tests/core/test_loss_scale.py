@@ -62,7 +62,7 @@ def test_an_overflow_moves_nothing_and_halves_the_scale(mfeat_store, data_dir: P
         assert all(not value.any() for (_, key), value in state.items() if key != "step")
 
 
-@pytest.mark.parametrize("name", ["mla", "concat", "ogm_ge", "mmpareto", "qmf", "reconboost", "late"])
+@pytest.mark.parametrize("name", ["mla", "ogm_ge", "mmpareto", "qmf", "reconboost"])
 def test_every_method_learns_as_in_float32(mfeat_store, data_dir: Path, name: str) -> None:
     losses = []
     for precision in ("32", "16"):

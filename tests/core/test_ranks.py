@@ -7,19 +7,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rank_cases import CASES, as_threads, check_equal, normalised_session, outcome, recipe_of
+from rank_cases import CASES, FEW, SEEDED, STEPS, as_threads, check_equal, normalised_session, outcome, recipe_of
 from tiny import emoji_recipe, frozen_copy, make_session, mfeat_recipe
 
 from mla_cli import registry
 from mla_cli.core.ranks import ALONE, RankLost, Ranks, talking
+from mla_cli.engine.cost import on_paper
+from mla_cli.engine.data import complete
 from mla_cli.engine.shared_run import check_ranks
 from mla_cli.errors import MlaError
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_move_the_parameters_as_one_process(mfeat_store, data_dir: Path, case: str) -> None:
-    alone = outcome(case, data_dir)
-    ranks = as_threads(2, lambda ranks: outcome(case, data_dir, ranks))
+    steps = STEPS if case in ("mla of three", "reconboost") else FEW  # reconboost: so that a stage has one before it
+    alone = outcome(case, data_dir, steps=steps)
+    ranks = as_threads(2, lambda ranks: outcome(case, data_dir, ranks, steps))
     check_equal(alone, ranks)
     assert alone.exchanges == 0
     start = frozen_copy(make_session(recipe_of(case), data_dir).method)
@@ -28,8 +31,8 @@ def test_two_ranks_move_the_parameters_as_one_process(mfeat_store, data_dir: Pat
 
 def test_five_ranks_and_ranks_without_samples(mfeat_store, data_dir: Path) -> None:
     case = "mla with absent samples"
-    ranks = as_threads(5, lambda ranks: outcome(case, data_dir, ranks))
-    check_equal(outcome(case, data_dir), ranks)
+    ranks = as_threads(5, lambda ranks: outcome(case, data_dir, ranks, FEW))
+    check_equal(outcome(case, data_dir, steps=FEW), ranks)
     assert all(0 in one.shares for one in ranks[1:])
     assert 0 not in ranks[0].shares
 
@@ -39,6 +42,18 @@ def test_gradients_are_exchanged_once_in_each_step(mfeat_store, data_dir: Path, 
     for one in as_threads(2, lambda ranks: outcome(case, data_dir, ranks, steps=3)):
         joint = "fused" in one.losses[0]
         assert one.exchanges == (len(one.losses) if joint else sum(len(losses) for losses in one.losses))
+
+
+@pytest.mark.parametrize("case", ["mla of three", "concat"])
+def test_the_bytes_of_an_exchange_on_paper_are_those_of_a_step(mfeat_store, data_dir: Path, case: str) -> None:
+    def sizes(ranks: Ranks) -> list[int]:
+        with SEEDED:
+            session = make_session(recipe_of(case), data_dir, ranks=ranks)
+        session.method.step(next(session.train_loader.epoch(1)))
+        return ranks.sizes
+
+    wanted = list(on_paper(complete(recipe_of(case), mfeat_store), mfeat_store).reduced().values())
+    assert [[4 * size for size in found] for found in as_threads(2, sizes)] == [wanted, wanted]
 
 
 def test_batch_statistics_are_rank_0s_wherever_something_is_scored(emoji_store, data_dir: Path) -> None:
