@@ -71,12 +71,22 @@ def guarded(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return guard
 
 
+def program() -> list[str]:
+    """What this process was started with: `mla`, or torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ["mla"]
+    here = os.environ["LOCAL_WORLD_SIZE"]
+    nodes = int(os.environ["WORLD_SIZE"]) // int(here)
+    several = ["--nnodes", str(nodes)] if nodes > 1 else []  # and where the nodes meet, which is not known here
+    return ["torchrun", *several, "--nproc-per-node", here, "-m", "mla_cli"]
+
+
 def resuming(name: str, without: str | None = None) -> str:
     """The command that goes on where this one was interrupted; only `train` has to be told that it may.
 
     without: an option that is left out, with its value.
     """
-    words, given = ["mla"], iter(sys.argv[1:])
+    words, given = program(), iter(sys.argv[1:])
     for word in given:
         if word == without:
             next(given, None)

@@ -68,7 +68,8 @@ def train_command(
         if problem := too_many(devices, device, chosen.train.batch_size):
             raise typer.BadParameter(problem)
         if devices > 1 and not is_rank():
-            raise typer.Exit(launch(devices, sys.argv[1:], resuming("train")))
+            words = [sys.executable, "-m", "mla_cli", *sys.argv[1:]]
+            raise typer.Exit(launch(devices, words, resuming("train")))
     from mla_cli.engine.train import train
 
     with joined(device) as ranks:

@@ -26,7 +26,7 @@ class JointMethod(BaseMethod):
             features = {m: self.features(m, batch) for m in self.modalities}
             logits = self.combine(features)
         first = self.modalities[0]
-        loss = self.loss(logits, batch.labels[first], batch.totals.get(first))
+        loss = self.share_of_loss(logits, batch.labels[first], batch.totals.get(first))
         loss, *sums = self.backward(loss, sums=self.sums(batch, features))
         self.modulate(batch, sums)
         self.update()

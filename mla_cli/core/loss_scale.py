@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+START = 2.0**16  # torch's
+
 
 class LossScale:
     """One scale for all optimisers of a method; they are fused."""
 
     def __init__(self, device: torch.device, optimizers: Iterable[torch.optim.Optimizer]):
-        self.device, self.scaler = device, torch.amp.GradScaler(device.type)
+        self.device, self.scaler = device, torch.amp.GradScaler(device.type, init_scale=START)
         self.overflows = torch.zeros((), device=device)  # optimiser steps not taken since the epoch's start
         for optimizer in optimizers:
             for group in optimizer.param_groups:

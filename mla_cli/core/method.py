@@ -140,12 +140,16 @@ class BaseMethod(nn.Module):
     def load_extra_state(self, tensors: Mapping[str, Tensor], values: Mapping) -> None:
         """Restore `extra_state`."""
 
-    def loss(self, logits: Tensor, labels: Tensor, total: int | None = None) -> Tensor:
-        """Mean cross-entropy in nats, at least in float32; with `total` the sum divided by that."""
-        logits, smoothing = widened(logits), self.context.label_smoothing
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, computed in float32, or in float64 where the logits are."""
+        return F.cross_entropy(widened(logits), labels, label_smoothing=self.context.label_smoothing)
+
+    def share_of_loss(self, logits: Tensor, labels: Tensor, total: int | None) -> Tensor:
+        """This rank's part of the mean over `total` samples; the mean itself, where total is None."""
         if total is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / total
+            return self.loss(logits, labels)
+        smoothing = self.context.label_smoothing
+        return F.cross_entropy(widened(logits), labels, label_smoothing=smoothing, reduction="sum") / total
 
     def losses(
         self, logits: Tensor, labels: Tensor, present: Tensor | None, counts: int | Tensor | None = None
@@ -186,7 +190,7 @@ class BaseMethod(nn.Module):
         with self.autocast():
             logits = head(self.features(modality, batch))
         names = (f"encoder.{modality}", head_name)
-        (loss,) = self.backward(self.loss(logits, batch.labels[modality], batch.totals.get(modality)), names)
+        (loss,) = self.backward(self.share_of_loss(logits, batch.labels[modality], batch.totals.get(modality)), names)
         self.update(*names)
         return loss
 

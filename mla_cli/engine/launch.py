@@ -9,7 +9,6 @@ import platform
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -38,8 +37,8 @@ def too_many(count: int, device: str, batch_size: int) -> str:
     return ""
 
 
-def launch(count: int, words: Sequence[str], again: str) -> int:
-    """Run `mla WORDS` as `count` ranks; returns the exit code of the whole, when every process has ended.
+def launch(count: int, command: Sequence[str], again: str) -> int:
+    """Run a command as `count` ranks; returns the exit code of the whole, when every process has ended.
 
     A rank that fails has said why. Raises MlaError for one that was killed; again: the command that goes on.
     """
@@ -60,7 +59,6 @@ def launch(count: int, words: Sequence[str], again: str) -> int:
             for rank in range(count):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 out = None if rank == 0 else subprocess.DEVNULL
-                command = [sys.executable, "-m", "mla_cli", *words]
                 processes.append(subprocess.Popen(command, env=environment | own, stdout=out, start_new_session=True))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -87,7 +85,7 @@ def launch(count: int, words: Sequence[str], again: str) -> int:
 def wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until all have ended; some time after the first failure, those that have not are ended."""
     late = float("inf")
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:
         if late == float("inf") and any(process.returncode for process in processes):
             late = time.monotonic() + GRACE
         if time.monotonic() > late:

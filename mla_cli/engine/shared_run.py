@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli import registry
+from mla_cli.core.model import needs_two
 from mla_cli.core.ranks import ALONE, RankLost, Ranks
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
@@ -15,6 +16,8 @@ from mla_cli.schema import Recipe
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from mla_cli.core.method import BaseMethod
 
 
 def check_ranks(recipe: Recipe, device: "torch.device", ranks: Ranks) -> None:
@@ -38,6 +41,18 @@ def check_ranks(recipe: Recipe, device: "torch.device", ranks: Ranks) -> None:
         )
     if device.type == "mps":
         raise MlaError("several processes cannot share `mps`", "use `--device cpu`, or one process")
+
+
+def differences(method: "BaseMethod") -> list[str]:
+    """Where several ranks do not give the numbers of one process."""
+    if method.ranks.is_alone:
+        return []
+    count, found = method.ranks.world, []
+    if method.random_parts:
+        found.append(f"dropout: each of the {count} processes draws its own masks, other ones than one process would")
+    if not method.context.sync_batchnorm and any(needs_two(method.encoders[m]) for m in method.modalities):  # type: ignore[arg-type]
+        found.append(f"batch normalisation: each of the {count} processes normalises by its own part of the batch")
+    return found
 
 
 def run_of(path: Path, ranks: Ranks) -> Run:

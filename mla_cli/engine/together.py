@@ -49,17 +49,18 @@ def joined(device: str) -> Iterator[Ranks]:
         raise SystemExit(1) from None
     try:
         yield ranks
-    except KeyboardInterrupt:
-        speaks(store)
-        raise
-    except RankLost as error:
-        if PARENT in os.environ:  # it says which one
+    except (KeyboardInterrupt, RankLost) as error:
+        if PARENT in os.environ:  # it says which one is lost
+            if isinstance(error, RankLost):
+                raise SystemExit(1) from error
+            raise
+        found = gone(store, ranks)  # torchrun ends the others with SIGTERM
+        if not speaks(store):
             raise SystemExit(1) from error
-        found = gone(store, ranks)
-        if speaks(store):
-            hint = "go on from the last checkpoint: the same command with `--resume`"
-            raise MlaError(found or error.message, hint) from error
-        raise SystemExit(1) from error
+        if isinstance(error, KeyboardInterrupt) and not found.startswith("rank"):
+            raise
+        message = found or str(error)
+        raise MlaError(message, "go on from the last checkpoint: the same command with `--resume`") from error
     except MlaError as error:
         if speaks(store):
             raise
@@ -133,16 +134,19 @@ def speaks(store: Any) -> bool:
 
 
 def gone(store: Any, ranks: Ranks) -> str:
-    """Which rank of this machine has died; "" where none has."""
+    """Which rank of this machine has died, or else those of other machines, of which one has; "" where none can."""
     time.sleep(LOOK_AGAIN)  # until whoever started it has noticed
+    elsewhere = []
     for rank in range(ranks.world):
         try:
             pid, host = store.get(f"mla/rank {rank}").decode().split(" ", 1)
         except RuntimeError:
             return ""
-        if host == platform.node() and not is_running(int(pid)):
+        if host != platform.node():
+            elsewhere.append(f"rank {rank} on {host}")
+        elif not is_running(int(pid)):
             return f"rank {rank} on {host} (process {pid}) has died, and the others cannot go on without it"
-    return ""
+    return f"lost a process on another machine, one of: {', '.join(elsewhere)}" if elsewhere else ""
 
 
 def is_running(pid: int) -> bool:

@@ -29,7 +29,7 @@ from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.saving import Saver
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
-from mla_cli.engine.shared_run import check_ranks, run_of
+from mla_cli.engine.shared_run import check_ranks, differences, run_of
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 from mla_cli.signals import HeldBack
@@ -126,6 +126,8 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[di
             yield Note(loaded.line()) if loaded.complete else warned(run, loaded.line())
         for line in session.inputs.warnings([loaded.modality for loaded in session.loaded]):
             yield warned(run, line)
+        for line in differences(session.method):
+            yield Note(line)
         for line in data.facts["split_notes"]:
             yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):

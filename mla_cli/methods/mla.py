@@ -60,7 +60,8 @@ class Method(BaseMethod):
                 logits = head(features)
             names, total = (f"encoder.{modality}", "head.shared"), batch.totals.get(modality)
             parts = [] if total is None else [features.detach().sum(0, dtype=self.schedule.modifier.dtype)]
-            loss, *sums = self.backward(self.loss(logits, batch.labels[modality], total), names, parts)
+            loss = self.share_of_loss(logits, batch.labels[modality], total)
+            loss, *sums = self.backward(loss, names, parts)
             seen = sums[0] if sums else features
             self.schedule.before_step(modality, seen, weight, batch.round, batch.rounds, total)
             self.update(*names)

@@ -48,7 +48,7 @@ class Method(JointMethod):
             features = {m: self.features(m, batch) for m in self.modalities}
             joint = self.combine(features)
             own = torch.stack([self.alone(m, features[m]) for m in self.modalities], dim=1)
-        fused_loss = self.loss(joint, labels, batch.totals.get(self.modalities[0]))
+        fused_loss = self.share_of_loss(joint, labels, batch.totals.get(self.modalities[0]))
         own_losses = self.losses(own, labels, batch.present, batch.counts())
         encoders = {m: [p for p in self.encoders[m].parameters() if p.requires_grad] for m in self.modalities}
         shared = [p for parameters in encoders.values() for p in parameters]

@@ -81,7 +81,7 @@ class Method(BaseMethod):
                 parts.append(widened(self.heads[m](self.features(m, batch))))
         logits = torch.stack(parts, dim=1)  # (n, modality, class)
         if active is None:
-            loss = self.loss(summed(logits, batch.present), labels, batch.totals.get(self.modalities[0]))
+            loss = self.share_of_loss(summed(logits, batch.present), labels, batch.totals.get(self.modalities[0]))
             (loss,) = self.backward(loss)
             self.update()
             return {"fused": loss}
