@@ -242,7 +242,8 @@ class Run:
         lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
         for number, line in enumerate(lines, 1):
             try:
-                row = {key: None if value is None else float(value) for key, value in json.loads(line).items()}
+                row = json.loads(line)
+                _ = [float(value) for value in row.values() if value is not None]  # numbers, every one
                 rows.append(row | {"epoch": int(row["epoch"])})
             # OverflowError: a number beyond float64, or an endless epoch
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
