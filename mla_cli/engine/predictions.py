@@ -137,7 +137,7 @@ def _check(table: pa.Table, facts: Any) -> None:
     if not all(isinstance(value, dict) for value in [facts.get("splits", {}), *facts.get("splits", {}).values()]):
         raise ValueError("`splits` in its metadata are no mapping")
     for key in ("native_rule", "default_rule", "alone_readout"):
-        if not isinstance(facts[key], str):
+        if not isinstance(facts.get(key, ""), str):
             raise ValueError(f"`{key}` in its metadata is no text")
     wanted = dict.fromkeys(("id", "split", "group"), pa.string()) | {"label": pa.int32()}
     for name, kind in (wanted | {f"present.{m}": pa.bool_() for m in facts["modalities"]}).items():
