@@ -43,7 +43,7 @@ class EncoderSection(OpenSection):
     """One modality's network; further keys are those of `encoders/NAME.py`."""
 
     name: str
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1, le=65_536)
     weights: str | None = None  # a .safetensors, .pt or .pth file to start from
     sha256: str | None = None  # what that file must be
     strict: bool = True  # the file must fill 90 % of the parameters
@@ -119,7 +119,7 @@ class TrainSection(Section):
     warmup: float = Field(0.0, ge=0)  # epochs in which the rate rises linearly from 0
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["32", "bf16"] = "32"
-    threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
+    threads: int | None = Field(None, ge=1, le=4096)  # None: all cores (one in the workers of `mla ablate`)
     checkpoint_every: int | None = Field(None, ge=1)  # rounds between checkpoints inside an epoch
     select_on: Literal["val", "last", "test"] = "val"
     diagnostics: bool = True  # imbalance between modalities, every epoch in history.jsonl; changes no weight
@@ -178,7 +178,7 @@ class Recipe(Section):
     dataset: DatasetSection = DatasetSection()
     features: dict[str, FeatureSpec] = {}
     encoders: dict[str, EncoderSection] = {}
-    shared_width: int = Field(128, ge=1)
+    shared_width: int = Field(128, ge=1, le=65_536)
     head: HeadSection = HeadSection()
     method: MethodSection = MethodSection()
     train: TrainSection = TrainSection()

@@ -58,7 +58,7 @@ def test_a_number_makes_the_same_bytes_every_time(world: fuzz.World) -> None:
 
 def test_mutated_files_of_every_kind_are_decoded_listed_or_refused(world: fuzz.World) -> None:
     fuzzer = fuzz.Fuzzer(world, fuzz.OF_USERS)
-    outcomes = [fuzzer.one(number) for number in range(6 * len(fuzz.OF_USERS))]
+    outcomes = [fuzzer.one(number) for number in range(3 * len(fuzz.OF_USERS))]
     assert set(outcomes) == set(fuzz.OUTCOMES)
 
 
@@ -122,8 +122,10 @@ def refused(*words: object) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.bin", "x.safetensors"])
-@pytest.mark.parametrize("form", ["torch", "old", "pickle"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("x.pt", "torch"), ("x.bin", "torch"), ("x.pth", "old"), ("x.pt", "pickle"), ("x.safetensors", "pickle")],
+)
 def test_a_checkpoint_with_a_pickled_payload_runs_nothing(
     tmp_path: Path, witness: Path, name: str, form: str, mfeat_store: Store, data_dir: Path
 ) -> None:
@@ -238,8 +240,8 @@ def test_hostile_yaml_is_one_error_at_once(tmp_path: Path, monkeypatch: pytest.M
     message = refused("recipes", "show", "mine.yaml")
     assert problem in message
     assert len(message) < 500
-    if case not in ("large",):
-        assert "not a YAML value" in refused("recipes", "show", "emoji", "--set", f"seed={{{text}}}") or "\n" in text
+    if text.startswith("seed: "):
+        assert problem in refused("recipes", "show", "emoji", "--set", text.replace(": ", "="))
     assert time.process_time() - begun < 5
     assert os.listdir() == ["mine.yaml"]
 

@@ -29,7 +29,7 @@ from mla_cli.schema import Recipe
 
 # The same examples every time; a folder is reused, as each example writes its files anew.
 quick = settings(
-    derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 words = st.text(max_size=12) | st.sampled_from(["id", "label", "../x", "=1+1", "1e-3", "nan", "{0}", "%", "a.wav"])
 values = st.recursive(
