@@ -75,8 +75,9 @@ def parse_value(text: str) -> Any:
     try:
         value = parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         hint = "quote it, or write a number, a word or [a, list]"
-        raise MlaError(f"`{shortened(text)}` is not a YAML value", hint) from error
+        raise MlaError(f"`{shortened(text)}` is not a YAML value: {problem}", hint) from error
     # YAML 1.1 takes 1e-3 for text; quoted text stays text
     return float(text) if isinstance(value, str) and EXPONENT.fullmatch(text.strip()) else value
 

@@ -45,7 +45,7 @@ class EncoderSection(OpenSection):
     """One modality's network; further keys are those of `encoders/NAME.py`."""
 
     name: str
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1, le=65_536)
     weights: str | None = None  # a .safetensors, .pt or .pth file to start from
     sha256: str | None = None  # what that file must be
     strict: bool = True  # the file must fill 90 % of the parameters
@@ -123,7 +123,7 @@ class TrainSection(Section):
     precision: Literal["32", "bf16", "16"] = "32"  # 16: float16 with a loss scale
     sync_batchnorm: bool = False  # with several processes on CUDA: batch statistics of the whole batch
     compile: bool = False  # the encoders' training steps by torch.compile; needs a C++ compiler, on CUDA Triton
-    threads: int | None = Field(None, ge=1)  # None: all cores (one in the workers of `mla ablate`)
+    threads: int | None = Field(None, ge=1, le=4096)  # None: all cores (one in the workers of `mla ablate`)
     checkpoint_every: int | str | None = None  # between checkpoints inside an epoch: rounds, or a time such as 10min
     select_on: Literal["val", "last", "test"] = "val"
     diagnostics: bool = True  # imbalance between modalities, every epoch in history.jsonl; changes no weight
@@ -200,7 +200,7 @@ class Recipe(Section):
     dataset: DatasetSection = DatasetSection()
     features: dict[str, FeatureSpec] = {}
     encoders: dict[str, EncoderSection] = {}
-    shared_width: int = Field(128, ge=1)
+    shared_width: int = Field(128, ge=1, le=65_536)
     head: HeadSection = HeadSection()
     method: MethodSection = MethodSection()
     train: TrainSection = TrainSection()

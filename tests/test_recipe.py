@@ -59,7 +59,11 @@ def refusal(content: str | bytes, folder: Path, *overrides: str) -> MlaError:
         ("name: 3", "mine.yaml: `name` must be string, got 3", "text that looks like a number needs quotes: `'3'`"),
         ("train:", "mine.yaml: `train` must be a mapping of keys, got None", None),
         ("1: 2", "mine.yaml: key `1` must be text, got 1", "put it in quotes"),
-        ("name: a/b", "mine.yaml: `name` names a folder, got 'a/b'", "write a name without slashes"),
+        (
+            "name: a/b",
+            "mine.yaml: `name` names a folder, got 'a/b'",
+            "write a name of at most 100 characters without slashes, that does not begin with one of `-=+@.~`",
+        ),
         ("dataset: {store: ..}", "mine.yaml: `dataset.store` names a folder, got '..'", None),
         (
             "features: {visual: {kind: image, sise: 3}}",
@@ -194,8 +198,8 @@ def test_a_recipe_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ("train.lr", "`train.lr` is not `key=value`"),
         ("=3", "`=3` is not `key=value`"),
-        ("train.lr=[", "`[` is not a YAML value"),
-        ("name=2024-13-01", "`2024-13-01` is not a YAML value"),
+        ("train.lr=[", "`[` is not a YAML value: expected the node content, but found '<stream end>'"),
+        ("name=2024-13-01", "`2024-13-01` is not a YAML value: month must be in 1..12"),
         ("train.epocs=3", "recipe with --set: unknown key `train.epocs`"),
         ("train.lr.x=3", "recipe with --set: `train.lr` must be float, got {'x': 3}"),
     ],

@@ -35,7 +35,7 @@ def decode_image(source: Source, spec: ImageSpec, box: Box | None = None) -> np.
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Any Pillow mode as 8-bit `mode`, transparency over white; strip by strip, as each needs a multiple of its size."""
+    """Any Pillow mode as 8-bit `mode`, transparency over white; strip by strip, as one takes several times its room."""
     rows = max(1, STRIP_PIXELS // image.width)
     if rows >= image.height:
         return _flatten_strip(image, mode)

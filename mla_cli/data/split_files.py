@@ -259,7 +259,10 @@ def _format(first: str) -> str:
 
 
 def _parse_csv(line: str) -> tuple[str, str, str]:
-    fields = [part.strip() for part in next(csv.reader([line]))]
+    try:
+        fields = [part.strip() for part in next(csv.reader([line]), [])]
+    except csv.Error as error:
+        raise ValueError(str(error).partition(" - ")[0]) from None
     if len(fields) not in (2, 3) or not fields[0]:
         raise ValueError("expected `stem,label`")
     if len(fields) == 2:

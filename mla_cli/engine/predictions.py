@@ -120,11 +120,34 @@ def read_predictions(path: Path) -> Predictions:
         return _predictions(table, json.loads((table.schema.metadata or {}).get(b"mla", b"{}")), path)
     except KeyError as error:
         raise MlaError(f"cannot read `{path}`: it lacks {error}", again) from error
-    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise MlaError(f"cannot read `{path}`: {error}", again) from error
 
 
+def _check(table: pa.Table, facts: Any) -> None:
+    """Raise ValueError or KeyError where types are not those that `write` gives."""
+    if not isinstance(facts, dict):
+        raise ValueError("its metadata are no mapping")
+    for key in ("modalities", "classes"):
+        names = facts[key]
+        if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise ValueError(f"`{key}` in its metadata are no list of names")
+        if len(set(names)) < len(names):
+            raise ValueError(f"`{key}` in its metadata name something twice")
+    if not all(isinstance(value, dict) for value in [facts.get("splits", {}), *facts.get("splits", {}).values()]):
+        raise ValueError("`splits` in its metadata are no mapping")
+    for key in ("native_rule", "default_rule", "alone_readout"):
+        if not isinstance(facts.get(key, ""), str):
+            raise ValueError(f"`{key}` in its metadata is no text")
+    wanted = dict.fromkeys(("id", "split", "group"), pa.string()) | {"label": pa.int32()}
+    for name, kind in (wanted | {f"present.{m}": pa.bool_() for m in facts["modalities"]}).items():
+        column = table.column(name)
+        if column.type != kind or column.null_count:
+            raise ValueError(f"column `{name}` is {column.type} with {column.null_count} gaps, not {kind}")
+
+
 def _predictions(table: pa.Table, facts: dict[str, Any], path: Path) -> Predictions:
+    _check(table, facts)
     modalities, classes = facts["modalities"], facts["classes"]
     alone = {f"logits.{m}" for m in modalities}
     mixed = {

@@ -35,6 +35,7 @@ from mla_cli.locks import FolderLock
 from mla_cli.schema import Recipe
 from mla_cli.specs import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec
 
+LIST_ALL = "mend them; add `--check` to the same command to list all that cannot be read"
 LOOK_AGAIN = 0.2  # seconds between two looks whether another process has ended
 
 
@@ -222,13 +223,20 @@ def resolved(specs: dict[str, FeatureSpec], manifest: Manifest, root: Path) -> d
     for modality, spec in specs.items():
         if spec.kind != "vector" or spec.width is not None:
             continue
+        first = None
         for ref in manifest.rows[f"ref.{modality}"].dropna():
             try:
                 feature = compute(spec, manifest.modalities[modality], root, ref, manifest.allow_outside)
-            except BadMedia:
+            except BadMedia as bad:
+                first = first or MlaError(
+                    f"no row of `{modality}` can be read (first: `{ref}`: {bad.reason})", LIST_ALL
+                )
                 continue
             specs[modality] = spec.model_copy(update={"width": feature.array.shape[-1]})
             break
+        else:
+            if first is not None:
+                raise first
     return specs
 
 

@@ -233,7 +233,8 @@ class Run:
             raise MlaError(f"cannot read `{path}`: {error.strerror}", self.start_again) from error
         for number, line in enumerate(lines, 1):
             try:
-                row = {key: None if value is None else float(value) for key, value in json.loads(line).items()}
+                row = json.loads(line)
+                _ = [float(value) for value in row.values() if value is not None]  # numbers, every one
                 rows.append(row | {"epoch": int(row["epoch"])})
             # OverflowError: a number beyond float64, or an endless epoch
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
