@@ -22,6 +22,7 @@ from mla_cli.schema import EncoderSection, Recipe
 
 # What a run's bytes depend on only through the machine (threads), or not at all, stays out of its hash.
 NOT_HASHED = (("name",), ("train", "threads"), ("train", "checkpoint_every"))
+LONGEST_NAME = 120  # bytes; file systems take 255, and a run's folder adds method, seed, fold and hash
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
 
 
@@ -204,6 +205,9 @@ def check_names(recipe: Recipe) -> list[tuple[str, str]]:
     for key, name in (("name", recipe.name), ("dataset.store", recipe.store)):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             problems.append((f"`{key}` names a folder, got {name!r}", "write a name without slashes"))
+        elif not name.isprintable() or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+            wanted = f"write a printable name of at most {LONGEST_NAME} bytes"
+            problems.append((f"`{key}` names a folder, got {name!r}", wanted))
     for section in ("encoders", "augment"):
         for modality in getattr(recipe, section):
             if recipe.features and modality not in recipe.features:

@@ -15,6 +15,7 @@ import torch
 from mla_cli import registry
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.data.split_files import WARNING
+from mla_cli.engine.cautions import cautions
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.devices import choose_device
 from mla_cli.engine.draws import STORED
@@ -95,6 +96,8 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
             yield Note(loaded.line()) if loaded.complete else warned(run, loaded.line())
         for line in session.inputs.warnings([loaded.modality for loaded in session.loaded]):
             yield warned(run, line)
+        for line in cautions(recipe, data):
+            yield warned(run, line)
         for line in data.facts["split_notes"]:
             yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):
@@ -104,7 +107,8 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[None]:
         yield from session.inputs.compute_features()
         yield from epochs(session, run)
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
-            yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
+            were = "step of {m} was" if count == 1 else "steps of {m} were"
+            yield warned(run, f"{count} {were.format(m=m)} skipped: too few samples in the batch")
         finish(session, run)
 
 
