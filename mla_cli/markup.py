@@ -37,8 +37,8 @@ class Wide:
 def printable(text: str) -> str:
     """Text from files with its control characters made visible, so that it cannot steer the terminal; lines stay.
 
-    Escape codes, tabs and carriage returns, marks that turn the direction of writing or have no width, and bytes of file
-    names that are no text are all written as Python would: `\\x1b[31m`.
+    Escape codes, tabs, carriage returns, marks that turn the direction of writing or have no width, and bytes of file
+    names that are no text are written as Python would: `\\x1b[31m`.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else escaped(c) for c in text)
 

@@ -200,9 +200,7 @@ class Fuser:
         broken = int((~np.isfinite(mixed)).any(axis=1).sum())
         if broken:
             text = f"`fusion.rule: {rule}`: fused logits of {broken} of {self.num_samples} samples leave {mixed.dtype}"
-            raise MlaError(
-                text, "the logits are far too large: fuse with `entropy`, or train with a smaller `train.lr`"
-            )
+            raise MlaError(text, "the logits are far too large: fuse with `entropy`, or lower `train.lr`")
         return mixed
 
     def _mix(self, parts: np.ndarray, present: np.ndarray, rule: str, fixed, batch_size: int) -> np.ndarray:

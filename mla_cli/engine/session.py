@@ -237,7 +237,7 @@ class Session:
 
 def diverged_hint(rate: float, decay: float) -> str:
     """What to change after a loss that is not finite."""
-    if rate * decay > 2:  # a step multiplies every weight by 1 - rate x decay, which is then beyond -1
-        return f"lower `train.weight_decay`, for example `--set train.weight_decay={min(0.1 / rate, 1e-4):g}`"
+    if rate <= 1 and rate * decay > 2:  # a step multiplies every weight by 1 - rate x decay, here beyond -1
+        return "lower `train.weight_decay`, for example `--set train.weight_decay=0.0001`"
     lower = min(rate / 10, 0.01)  # far above it a tenth would diverge as well
     return f"lower `train.lr`, for example `--set train.lr={lower:g}`, or check the features"
