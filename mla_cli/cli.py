@@ -4,6 +4,8 @@ Each is one file below `commands`: options in, one engine call, the result to `r
 """
 
 import importlib
+import io
+import sys
 
 from mla_cli.app import app
 
@@ -28,5 +30,8 @@ for name in COMMANDS:
 
 
 def main() -> None:
-    """The console script `mla`."""
+    """The console script `mla`. What the terminal's encoding lacks is shown as `\\xb1`, instead of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

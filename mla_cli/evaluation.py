@@ -139,10 +139,19 @@ def cell(row: pd.Series | None) -> str:
         return ""
     value, sd, low, high = row["value"], row["sd"], row["low"], row["high"]
     if row["metric"] in PLAIN:
-        text = f"{value:.3f}" + ("" if pd.isna(sd) else f" ± {sd:.3f}")
-        return text if pd.isna(low) else f"{text} [{low:.3f}, {high:.3f}]"
+        text = plain(value) + ("" if pd.isna(sd) else f" ± {plain(sd)}")
+        return text if pd.isna(low) else f"{text} [{plain(low)}, {plain(high)}]"
     text = spread(value, sd, int(row["n"]))
     return text if pd.isna(low) else f"{text} [{percent(low)}, {percent(high)}]"
+
+
+def plain(value: float) -> str:
+    """Three decimals; a huge one, of logits beyond reason, as a power.
+
+    >>> plain(2.30259), plain(1e38)
+    ('2.303', '1.000e+38')
+    """
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
 def sample_count(found: list[pd.Series]) -> str:

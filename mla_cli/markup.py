@@ -37,8 +37,17 @@ class Wide:
 
 
 def printable(text: str) -> str:
-    """Text from files with its control characters made visible, so that it cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else escaped(c) for c in text)
+    """Text from files with its control characters made visible, so that it cannot steer the terminal; lines stay.
+
+    Escape codes, tabs, carriage returns, marks that turn the direction of writing or have no width, and bytes of file
+    names that are no text are written as Python would: `\\x1b[31m`.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else escaped(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """`printable` text whose line breaks are shown too: a name or a cell of a table cannot become two."""
+    return printable(text).replace("\n", "\\n")
 
 
 def escaped(character: str) -> str:
@@ -46,23 +55,50 @@ def escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def formula_free(text: str) -> str:
+    """A cell of a CSV file that people open: one that a spreadsheet would take for a formula gets an apostrophe.
+
+    >>> formula_free("=1+1"), formula_free("a = 1")
+    ("'=1+1", 'a = 1')
+    """
+    shown = one_line(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
 # ---------------------------------------------------------------- Markdown
+
+
+CODE = re.compile(r"(?<!`)(`[^`]+`)(?!`)")
+# What Markdown would read as emphasis, code, mathematics, HTML, the end of a cell, a link or an escape. A bracket alone
+# and an underscore inside a word mean nothing, and stay readable.
+MARKED = re.compile(r"[`*~$<|]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=#?\w+;)|\\(?=[^\w\s]|$)")
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is.
+
+    >>> print(plain("<b> my_set [0.1, 0.2] [a](b) *"))
+    \\<b> my_set [0.1, 0.2] [a\\](b) \\*
+    """
+    return MARKED.sub(r"\\\g<0>", one_line(text))
+
+
+def sentence(text: str) -> str:
+    """The same, but `names in backticks` stay code."""
+    return "".join(part if i % 2 else plain(part) for i, part in enumerate(CODE.split(one_line(text))))
 
 
 def markdown(table: Wide) -> str:
     """A GitHub-style table with its title and notes."""
-
-    def plain(text: str) -> str:
-        return printable(text).replace("|", "\\|").replace("\n", " ")
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     cells = table.cells(plain, ("**", "**"), ("<u>", "</u>"))
     ruler = "|" + "|".join([":--"] + ["--:"] * (len(table.columns) - 1)) + "|"
-    lines = [f"**{printable(table.title)}**", "", line([plain(c) for c in table.columns]), ruler, *map(line, cells)]
+    lines = [f"**{sentence(table.title)}**", "", line([plain(c) for c in table.columns]), ruler, *map(line, cells)]
     if table.notes:
-        lines += ["", *map(printable, table.notes)]
+        lines += ["", *map(sentence, table.notes)]
     return "\n".join(lines)
 
 
@@ -139,8 +175,8 @@ def tex(text: str) -> str:
     >>> print(tex("50 % of my_set, -0.9 ± 0.3 †"))
     50 \\% of my\\_set, $-$0.9 $\\pm$ 0.3 \\dag{}
     """
-    plain = unicodedata.normalize("NFC", printable(text)).replace("\n", " ").replace("\t", " ")
-    parts = LIGATURE.split(MINUS.sub("−", plain))  # at every second place the first of two equal characters
+    shown = unicodedata.normalize("NFC", one_line(text))
+    parts = LIGATURE.split(MINUS.sub("−", shown))  # at every second place the first of two equal characters
     return "".join("".join(map(tex_character, part)) + "{}" * (i % 2) for i, part in enumerate(parts))
 
 

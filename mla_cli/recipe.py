@@ -25,7 +25,8 @@ from mla_cli.schema import EncoderSection, Recipe
 # What a run's bytes depend on only through the machine (threads), or not at all, stays out of its hash.
 NOT_HASHED = (("name",), ("train", "threads"), ("train", "checkpoint_every"))
 # Of a folder: no path, nothing that a shell takes for an option or a spreadsheet for a formula.
-FOLDER_NAME = re.compile(r"[^-=+@.~/\\\s][^/\\]{0,99}")
+FOLDER_NAME = re.compile(r"[^-=+@.~/\\\s][^/\\]*")
+LONGEST_NAME = 120  # bytes; file systems take 255, and a run's folder adds method, seed, fold and hash
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
 
 
@@ -181,8 +182,12 @@ def check_names(recipe: Recipe) -> list[tuple[str, str]]:
     """Problems of names that become folders, and of modalities that no feature is made of."""
     problems = []
     for key, name in (("name", recipe.name), ("dataset.store", recipe.store)):
-        if not FOLDER_NAME.fullmatch(name) or not name.isprintable():
-            hint = "write a name of at most 100 characters without slashes, that does not begin with one of `-=+@.~`"
+        fits = len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+        if not (FOLDER_NAME.fullmatch(name) and name.isprintable() and fits):
+            hint = (
+                f"write a printable name of at most {LONGEST_NAME} bytes without slashes, that does not begin with one "
+                "of `-=+@.~`"
+            )
             problems.append((f"`{key}` names a folder, got {shown(name)}", hint))
     for section in ("encoders", "augment"):
         for modality in getattr(recipe, section):

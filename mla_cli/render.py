@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,13 +29,14 @@ from mla_cli.engine.events import Epoch, Event, Finished, Note, Running, Started
 from mla_cli.engine.events import Progress as Step
 from mla_cli.engine.numbers import counted
 from mla_cli.errors import MlaError
-from mla_cli.markup import Wide, latex, markdown, printable
+from mla_cli.markup import Wide, formula_free, latex, markdown, one_line, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLAIN_WIDTH = 200  # columns, where there is no terminal to ask
 PLAIN_EVERY = 10.0  # seconds between progress lines without a terminal
+LONGEST = 4000  # characters of a message; what a table's cell can add to it has no end
 WRITTEN = {"markdown": markdown, "latex": latex}
 
 
@@ -49,7 +49,14 @@ def console(stderr: bool = False) -> Console:
 def say(text: str, quiet: bool = False) -> None:
     """A plain line on stderr; nothing where `quiet` is set, so warnings and errors never set it."""
     if not quiet:
-        print(printable(text), file=sys.stderr)
+        print(message(text), file=sys.stderr)
+
+
+def message(text: str) -> str:
+    """A message for stderr. Its further lines are indented: no name with a line break can pass for a line of ours."""
+    shown = printable(text).replace("\n", "\n  ")
+    more = len(shown) - LONGEST
+    return shown if more <= 0 else f"{shown[:LONGEST]} ... ({more} characters more)"
 
 
 def fail(error: MlaError) -> None:
@@ -91,10 +98,10 @@ def show(events: Steps[Value], quiet: bool = False) -> Value:
     """Consume a generator of events, showing them, and return its value."""
     live = sys.stderr.isatty() and not quiet
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -124,7 +131,7 @@ class _Shown:
 
     def line(self, text: str) -> None:
         if self.live:
-            self.bar.console.print(escape(printable(text)), soft_wrap=True)
+            self.bar.console.print(Text(message(text)), soft_wrap=True)
         else:
             say(text)
 
@@ -167,7 +174,7 @@ class _Shown:
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
         if what not in self.tasks:
             self.begun[what] = time.monotonic(), done
-            self.tasks[what] = self.bar.add_task(escape(printable(what)), completed=done, total=total, note=note)
+            self.tasks[what] = self.bar.add_task(one_line(what), completed=done, total=total, note=note)
         self.bar.update(self.tasks[what], completed=done, total=total, note=note)
 
     def running(self, event: Running) -> None:
@@ -211,50 +218,61 @@ def print_wide(table: Wide, style: str = "table") -> None:
         print(WRITTEN[style](table))
         return
     out = console()
-    out.print(f"[bold]{escape(printable(table.title))}[/bold]", soft_wrap=True)
+    out.print(Text(one_line(table.title), "bold"), soft_wrap=True)
     out.print(rich_table(table, folded=not table.words and narrowest(table) > out.width))
     for note in table.notes:
-        out.print(escape(printable(note)), soft_wrap=True)
+        out.print(Text(printable(note)), soft_wrap=True)
 
 
 def narrowest(table: Wide) -> int:
     """Columns that the table takes on a terminal where only the words of its first column are wrapped."""
     first, *others = zip(table.columns, *table.rows, strict=True)
-    widths = [max(cell_len(word) for cell in first for word in printable(cell).split() or [""])]
-    widths += [max(cell_len(printable(cell)) for cell in column) for column in others]
+    widths = [max(cell_len(word) for cell in first for word in one_line(cell).split() or [""])]
+    widths += [max(cell_len(one_line(cell)) for cell in column) for column in others]
     return sum(widths) + 3 * len(widths) + 1  # a rule and two spaces each, and the last rule
 
 
 def rich_table(table: Wide, folded: bool) -> RichTable:
-    """The table for a terminal: its first column wraps. folded: all do, as none may lose the end of a number."""
+    """The table for a terminal: its first column wraps. folded: all do, as none may lose the end of a number.
+
+    Cells are `Text`, in which nothing is markup: neither `[red]` nor `:heart:`.
+    """
     rich = RichTable(padding=(0, 0 if folded else 1))
     for i, column in enumerate(table.columns):
         rich.add_column(
-            escape(printable(column)),
+            Text(one_line(column)),
             justify="left" if i == 0 or table.words else "right",
             no_wrap=i > 0 and not folded and not table.words,
             overflow="fold" if folded or table.words else "ellipsis",
         )
-    for row in table.cells(
-        lambda cell: escape(printable(cell)), ("[bold]", "[/bold]"), ("[underline]", "[/underline]")
-    ):
-        rich.add_row(*row)
+    for r, row in enumerate(table.rows):
+        styles = ["".join(table.marked(r, c, ("bold", ""), ("underline", ""))) for c in range(len(row))]
+        rich.add_row(*(Text(one_line(cell), style) for cell, style in zip(row, styles, strict=True)))
     return rich
 
 
 def print_tidy(table: "pd.DataFrame", style: str) -> None:
-    """Print tidy rows as csv or json, values unrounded (pandas' own JSON cuts them at 15 digits)."""
+    """Print tidy rows as csv or json, values unrounded (pandas' own JSON cuts them at 15 digits).
+
+    JSON keeps names as they are, by its own escapes; CSV has none, so there they are shown as in a table.
+    """
     if style == "csv":
-        print(table.to_csv(index=False), end="")
+        shown = table.map(lambda cell: formula_free(cell) if isinstance(cell, str) else cell)
+        print(shown.rename(columns=formula_free).to_csv(index=False), end="")
     else:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print(json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False))
+        print(ascii_where_needed(json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)))
+
+
+def ascii_where_needed(text: str) -> str:
+    """JSON in which characters that a terminal would obey stand as JSON's own escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def print_lines(lines: Sequence[str]) -> None:
     """Plain lines on stdout."""
     for line in lines:
-        print(printable(line))
+        print(one_line(line))
 
 
 def check_format(style: str) -> None:

@@ -62,7 +62,7 @@ def test_hostile_names_do_not_change_the_shape(cells: list[str]) -> None:
         ("Zürich, Łódź, façade", r"Z\"{u}rich, \L{}\'{o}d\'{z}, fa\c{c}ade"),
         ("na\u0131\u0308ve", unicodedata.normalize("NFC", r"na\i{}" + "\u0308ve")),
         ("αβ", r"$\alpha$$\beta$"),
-        ("\x1b[31m\n", r"\textbackslash{}x1b{[}31m "),
+        ("\x1b[31m\n", r"\textbackslash{}x1b{[}31m\textbackslash{}n"),
     ],
 )
 def test_characters(text: str, written: str) -> None:

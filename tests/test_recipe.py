@@ -62,7 +62,7 @@ def refusal(content: str | bytes, folder: Path, *overrides: str) -> MlaError:
         (
             "name: a/b",
             "mine.yaml: `name` names a folder, got 'a/b'",
-            "write a name of at most 100 characters without slashes, that does not begin with one of `-=+@.~`",
+            "write a printable name of at most 120 bytes without slashes, that does not begin with one of `-=+@.~`",
         ),
         ("dataset: {store: ..}", "mine.yaml: `dataset.store` names a folder, got '..'", None),
         (

@@ -45,7 +45,10 @@ def steps():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("plain é ± 字\n\tnext", "plain é ± 字\n\tnext"),
+        ("plain é ± 字\nnext", "plain é ± 字\nnext"),
+        ("a\tb\x7f\x85", "a\\tb\\x7f\\x85"),
+        ("zero\u200bwidth\ufeff", "zero\\u200bwidth\\ufeff"),
+        ("not text \udcff", "not text \\udcff"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
         ("back\rover", "back\\rover"),
         ("turn\u202eover", "turn\\u202eover"),
@@ -209,7 +212,7 @@ def test_a_grid_has_a_line_for_every_running_run(monkeypatch: pytest.MonkeyPatch
     render.show(grid())
     assert [(task.description, task.completed, task.total) for task in bars[0].tasks] == [
         ("epochs", 0, 8),
-        ("mfeat-\\[mla]-s0", 1, 4),
+        ("mfeat-[mla]-s0", 1, 4),
     ]
     assert bars[0].tasks[1].fields["note"] == "val 62.5 %"
     drawn = io.StringIO()

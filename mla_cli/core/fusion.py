@@ -197,6 +197,10 @@ class Fuser:
         mixed = self._mix(self.logits if of == "logits" else self.probabilities, present, rule, weights, batch_size)
         if of == "probabilities":
             mixed = np.log(np.maximum(mixed, np.finfo(np.float64).tiny)).astype(self.logits.dtype)
+        broken = int((~np.isfinite(mixed)).any(axis=1).sum())
+        if broken:
+            text = f"`fusion.rule: {rule}`: fused logits of {broken} of {self.num_samples} samples leave {mixed.dtype}"
+            raise MlaError(text, "the logits are far too large: fuse with `entropy`, or lower `train.lr`")
         return mixed
 
     def _mix(self, parts: np.ndarray, present: np.ndarray, rule: str, fixed, batch_size: int) -> np.ndarray:
@@ -204,11 +208,12 @@ class Fuser:
         weights = self._weights(present, rule, fixed, batch_size).astype(parts.dtype)[..., None]
         mixed = np.empty(parts.shape[1:], parts.dtype)
         scratch = np.empty((max(1, BLOCK // self.num_classes), self.num_classes), parts.dtype)
-        for rows in self._blocks():
-            total = np.multiply(parts[0, rows], weights[0, rows], out=mixed[rows])
-            term = scratch[: len(total)]
-            for m in range(1, self.num_modalities):
-                total += np.multiply(parts[m, rows], weights[m, rows], out=term)
+        with np.errstate(over="ignore", invalid="ignore"):  # `fuse` looks at what comes out
+            for rows in self._blocks():
+                total = np.multiply(parts[0, rows], weights[0, rows], out=mixed[rows])
+                term = scratch[: len(total)]
+                for m in range(1, self.num_modalities):
+                    total += np.multiply(parts[m, rows], weights[m, rows], out=term)
         return mixed
 
     def _weights(self, present: np.ndarray, rule: str, fixed, batch_size: int) -> np.ndarray:

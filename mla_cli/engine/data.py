@@ -190,11 +190,22 @@ def load_data(recipe: Recipe, store: Store, aligned: bool = False) -> Data:
         taken = np.setdiff1d(train.rows[train.present[:, i], i], train.rows[present[:, i], i])
         counted = keep & (side == "train") & (rows[:, i] >= 0) & ~np.isin(rows[:, i], taken)
         normalisation[m] = store.normalisation(m, np.flatnonzero(counted))
+        check_scale(m, normalisation[m][1])
     if must_pair:
         facts["pair_seed"] = dataset.pair_seed
     return Data(
         store, dataset.protocol or "", list(modalities), store.classes, found, present, normalisation, facts, draw
     )
+
+
+def check_scale(modality: str, sd: np.ndarray) -> None:
+    """Raise MlaError for values so close together that dividing by their sd leaves float32."""
+    small = float(sd.min())
+    if small * float(np.finfo(np.float32).max) < 1:
+        raise MlaError(
+            f"`{modality}` cannot be normalised in float32: the sd of its training values is {small:.2g}",
+            f"store them in another unit, or take them as they are with `--set encoders.{modality}.normalise=none`",
+        )
 
 
 def sides(recipe: Recipe, store: Store) -> tuple[np.ndarray, list[str]]:

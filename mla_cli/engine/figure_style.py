@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mla_cli.files import whole_file
+from mla_cli.markup import one_line
 
 # Okabe-Ito, which stays distinct for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -45,11 +46,12 @@ def bar_look(number: int) -> dict[str, Any]:
 
 
 def name_of(text: str, longest: int = LONGEST_NAME) -> str:
-    """A name as a figure can draw it: one line, not too long, UNDRAWN for what the font lacks.
+    """A name as a figure can draw it: one line, not too long, UNDRAWN for what the font lacks; control characters, and
+    those that turn the direction of writing, are shown as in a table.
 
     A leading blank keeps a name such as `_x` in the legend, which would otherwise leave it out.
     """
-    drawn = "".join(c if ord(c) in _drawable() else UNDRAWN for c in " ".join(str(text).split()))
+    drawn = "".join(c if ord(c) in _drawable() else UNDRAWN for c in one_line(str(text)))
     if len(drawn) > longest:
         drawn = drawn[: longest - 1] + "…"
     return f" {drawn}" if drawn.startswith("_") else drawn

@@ -83,6 +83,13 @@ class Inputs:
         least = {m: 2 if needs_two(self.method.encoders[m]) else 1 for m in self.method.modalities}  # type: ignore[arg-type]
         if self.method.aligned:  # a joint step is possible only if every encoder can take the batch
             least = dict.fromkeys(least, max(least.values()))
+        for m, fewest in least.items():
+            if recipe.train.batch_size < fewest:  # every step would be skipped
+                raise MlaError(
+                    f"`train.batch_size: {recipe.train.batch_size}` trains nothing of `{m}`: batch normalisation takes "
+                    f"no fewer than {fewest} samples",
+                    "give `--set train.batch_size=2` or more, or choose an encoder without batch normalisation",
+                )
         for m in self.method.modalities:
             self.set_blank(m, self.imputed_input(m))
         split, augment = self.split_loader("train"), self.augmentation()

@@ -158,7 +158,7 @@ def _predictions(table: pa.Table, facts: dict[str, Any], path: Path) -> Predicti
     labels = table.column("label").to_numpy()
     if len(labels) and not -1 <= labels.min() <= labels.max() < len(classes):  # -1: rows without labels
         raise ValueError(f"label {labels.max()} is none of {len(classes)} classes")
-    return Predictions(
+    found = Predictions(
         ids=table.column("id").to_numpy(),
         splits=table.column("split").to_numpy(),
         groups=table.column("group").to_numpy(),
@@ -169,6 +169,21 @@ def _predictions(table: pa.Table, facts: dict[str, Any], path: Path) -> Predicti
         subsets=mixed,
         facts=facts,
     )
+    check_finite(found, path)
+    return found
+
+
+def check_finite(predictions: Predictions, path: Path) -> None:
+    """Raise MlaError for logits that no metric is defined for: NaN or infinite where the modality is present."""
+    broken = (predictions.present & ~np.isfinite(predictions.logits).all(-1)).any(1)
+    for logits in predictions.subsets.values():
+        broken |= ~np.isfinite(logits).all(-1)
+    if broken.any():
+        raise MlaError(
+            f"`{path}`: {int(broken.sum())} of {len(broken)} samples have logits that are NaN or infinite in a present "
+            f"modality (first: `{predictions.ids[broken.argmax()]}`)",
+            "the run diverged; train again with a smaller `train.lr`",
+        )
 
 
 def mixed_logits(predictions: Predictions, present: np.ndarray) -> np.ndarray:

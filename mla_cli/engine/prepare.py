@@ -32,6 +32,7 @@ from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
 from mla_cli.files import empty_folder, whole_file
 from mla_cli.locks import FolderLock
+from mla_cli.markup import formula_free
 from mla_cli.schema import Recipe
 from mla_cli.specs import FEATURES_OF_KIND, SPEC_OF_KIND, FeatureSpec
 
@@ -190,7 +191,7 @@ def build(plan: Plan, force: bool, executor: Executor, max_bad: float, file_time
     (partial / "problems.csv").unlink(missing_ok=True)  # of an earlier try
     if problems:
         with whole_file(partial / "problems.csv") as file:
-            problems_table(problems).to_csv(file, index=False)
+            problems_table(problems).map(formula_free).to_csv(file, index=False)  # for a spreadsheet, too
         kinds = pd.Series([p.kind for p in problems]).value_counts().to_dict()
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         yield Note(f"{bad} of {total} samples cannot be used ({listed})", warning=True)

@@ -91,8 +91,9 @@ def score(session: Session, split: str, every_subset: bool) -> Predictions:
         broken |= ~np.isfinite(out).all(-1)
     if broken.any():
         raise MlaError(
-            f"logits of {int(broken.sum())} of {len(samples)} samples of split `{split}` are NaN or infinite",
-            "the run diverged: lower `train.lr`, or check the features",
+            f"logits of {int(broken.sum())} of {len(samples)} samples of split `{split}` are NaN or infinite "
+            f"(first: `{samples.ids[broken.argmax()]}`)",
+            "the run diverged: lower `train.lr`, or check the features of that sample",
         )
     return Predictions(
         samples.ids,

@@ -186,7 +186,7 @@ class Session:
             rate = self.optimizers[name].param_groups[0]["lr"]
             raise MlaError(
                 f"loss of `{output}` is {value} at epoch {self.progress.epoch + 1}, step {step} (lr {rate:g})",
-                f"lower `train.lr`, for example `--set train.lr={rate / 10:g}`, or check the features",
+                diverged_hint(rate, self.recipe.train.weight_decay),
             )
         return means
 
@@ -290,3 +290,11 @@ class Session:
         for m in self.method.modalities:
             if f"blank.{m}" in tensors:
                 self.inputs.set_blank(m, tensors[f"blank.{m}"].to(self.device))
+
+
+def diverged_hint(rate: float, decay: float) -> str:
+    """What to change after a loss that is not finite."""
+    if rate <= 1 and rate * decay > 2:  # a step multiplies every weight by 1 - rate x decay, here beyond -1
+        return "lower `train.weight_decay`, for example `--set train.weight_decay=0.0001`"
+    lower = min(rate / 10, 0.01)  # far above it a tenth would diverge as well
+    return f"lower `train.lr`, for example `--set train.lr={lower:g}`, or check the features"

@@ -16,6 +16,7 @@ from mla_cli import registry
 from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.data.leakage import leaks_into_test
 from mla_cli.data.split_files import WARNING
+from mla_cli.engine.cautions import cautions
 from mla_cli.engine.data import complete, ensure_prepared, load_data, open_store, run_fingerprint
 from mla_cli.engine.devices import check_precision, choose_device
 from mla_cli.engine.draws import STORED
@@ -128,6 +129,8 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[di
             yield warned(run, line)
         for line in differences(session.method):
             yield Note(line)
+        for line in cautions(recipe, data):
+            yield warned(run, line)
         for line in data.facts["split_notes"]:
             yield warned(run, line.removeprefix(WARNING)) if line.startswith(WARNING) else Note(line)
         for line in leaks_into_test(data.facts["leakage"]):
@@ -139,7 +142,8 @@ def train_claimed(session: Session, run: Run, can_resume: bool) -> Steps[list[di
         session.ranks.told(None)
         yield from epochs(session, run)
         for count, m in ((c, m) for m, c in session.train_loader.skipped.items() if c):
-            yield warned(run, f"{count} steps of {m} were skipped: too few samples in the batch")
+            were = "step of {m} was" if count == 1 else "steps of {m} were"
+            yield warned(run, f"{count} {were.format(m=m)} skipped: too few samples in the batch")
         return finish(session, run)
 
 

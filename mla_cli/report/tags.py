@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mla_cli.render import Wide, printable
+from mla_cli.markup import Wide, one_line, printable
 
 LARGE = 1100  # pixels; a wider drawing is shown in its own size and scrolls, so that its text can be read
 
@@ -27,8 +27,8 @@ class At:
 
 
 def text(content: object) -> str:
-    """Any text as HTML: nothing in it is markup, control characters are made visible."""
-    return html.escape(printable(str(content)), quote=True)
+    """Any text as HTML: nothing in it is markup, control characters and line breaks are made visible."""
+    return html.escape(one_line(str(content)), quote=True)
 
 
 def words(content: str) -> str:
@@ -46,8 +46,9 @@ def bullets(lines: Sequence[str], kind: str = "") -> str:
 
 
 def code(content: str, label: str) -> str:
-    """Commands or YAML, in a box that scrolls by itself."""
-    return f'<pre tabindex="0" role="group" aria-label="{text(label)}"><code>{text(content)}</code></pre>'
+    """Commands or YAML, in a box that scrolls by itself; line breaks stay."""
+    lines = html.escape(printable(content), quote=True)
+    return f'<pre tabindex="0" role="group" aria-label="{text(label)}"><code>{lines}</code></pre>'
 
 
 def details(summary: str, *parts: str) -> str:

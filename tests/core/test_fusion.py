@@ -254,3 +254,17 @@ def test_many_draws_cost_little():
 def test_import_needs_neither_torch_nor_pandas():
     code = "import sys, mla_cli.core.fusion; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", [1e30, 3.4e38, -3.4e38])
+def test_huge_logits_fuse_to_finite_ones_or_are_an_error(size: float) -> None:
+    """`energy` multiplies logits by weights that are as large as they: float32 ends there, and that is said."""
+    logits = np.full((2, 2, 3), size, np.float32)
+    logits[:, :, 0] = 0
+    present = np.ones((2, 2), bool)
+    for rule in ("entropy", "entropy_batch", "uniform"):
+        for of in ("logits", "probabilities"):
+            assert np.isfinite(fusion.fuse(logits, present, rule, of=of)).all()
+    if size > 0:
+        with pytest.raises(MlaError, match=r"`fusion\.rule: energy`: fused logits of 2 of 2 samples leave float32"):
+            fusion.fuse(logits, present, "energy")

@@ -183,6 +183,17 @@ def test_a_batch_too_small_for_batch_normalisation_is_skipped_and_counted(emoji_
     assert session.train_loader.skipped == {"visual": 1, "text": 0}
 
 
+def test_batches_of_one_that_train_nothing_are_refused(emoji_store, data_dir: Path) -> None:
+    """Every step would be skipped, and the untrained network scored."""
+    with pytest.raises(
+        MlaError, match=r"`train\.batch_size: 1` trains nothing of `visual`: batch normalisation"
+    ) as error:
+        make_session(emoji_recipe(train={"batch_size": 1}), data_dir)
+    assert "--set train.batch_size=2" in error.value.hint
+    assert make_session(emoji_recipe(train={"batch_size": 2}), data_dir).train_loader.skipped["visual"] == 0
+    assert len(make_session(mfeat_recipe(train={"batch_size": 1}), data_dir).train_loader.rounds) == 96
+
+
 def test_zeros_for_what_is_absent_trains_on_whole_batches(mfeat_store, data_dir: Path) -> None:
     session = make_session(mfeat_recipe(train={"missing_rate": 0.3, "absent": "zeros"}), data_dir)
     absent = 0

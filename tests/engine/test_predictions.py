@@ -164,3 +164,18 @@ def test_a_parquet_file_that_lacks_something_is_refused(tmp_path: Path, damage: 
     with pytest.raises(MlaError, match="cannot read") as error:
         read_predictions(tmp_path / "p.parquet")
     assert f"--recipe {tmp_path / 'recipe.yaml'} --run-dir {tmp_path.parent} --force" in error.value.hint
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_named_when_they_are_read(value: float, tmp_path: Path) -> None:
+    """Before any metric sees them; where the modality is absent they may be anything."""
+    predictions = made()
+    broken = predictions.present.argmax(1)
+    predictions.logits[1, broken[1], 0] = value
+    path = tmp_path / "predictions.parquet"
+    predictions.write(path)
+    with pytest.raises(
+        MlaError, match=f"1 of {len(predictions)} samples have logits that are NaN or infinite"
+    ) as error:
+        read_predictions(path)
+    assert f"(first: `{predictions.ids[1]}`)" in error.value.message and "train.lr" in error.value.hint
