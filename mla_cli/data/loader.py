@@ -18,9 +18,9 @@ from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.data.augment import Draws, augment
 from mla_cli.data.background import Chosen, ahead, read_ahead
 from mla_cli.data.mapped import FAULT_BYTES
+from mla_cli.data.modality_store import ModalityStore
 from mla_cli.data.order import Rounds
 from mla_cli.data.samples import Samples
-from mla_cli.data.store import ModalityStore
 from mla_cli.schema import AugmentSection
 from mla_cli.seeding import derive, generator
 

@@ -8,8 +8,6 @@ The format is read off each file's first line; the split off its name (`train`, 
 matched by stem: the name without folders and without a media extension.
 """
 
-import csv
-import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,22 +17,16 @@ import numpy as np
 import pandas as pd
 
 from mla_cli.data.kinds import SUFFIX_KINDS
+from mla_cli.data.split_lines import HEADERS, PARSERS, SPLIT_WORDS, list_format
 from mla_cli.data.splits import SPLITS, carve_val
 from mla_cli.errors import MlaError
 from mla_cli.files import read_at_most
 
 MAX_LIST_BYTES = 2**27  # the longest published list has 13 MB
-SIGN = "[split|sign]"
 WARNING = "warning: "  # how a note begins that `mla train` repeats as a warning
 FAMILIES = {"csv": "OGM-GE style", "txt": "MLA style", "jsonl": "MMBT/QMF style"}
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 LIST_SUFFIXES = {".csv", ".txt", ".jsonl", ".json"}
 MEDIA_SUFFIXES = frozenset(SUFFIX_KINDS)
-HEADERS = {"id", "stem", "name", "file", "filename", "video", "image"}
 
 
 @dataclass(frozen=True)
@@ -210,11 +202,11 @@ def _read_list(path: Path, split: str) -> tuple[list[ListEntry], str]:
             f"the split list `{path}` is empty",
             "give one sample per line, such as `1001_DFA_ANG_XX,ANG`",
         )
-    form = _format(lines[0][1])
+    form = list_format(lines[0][1])
     entries, bad = list[ListEntry](), list[tuple[int, str, str]]()
     for number, line in lines:
         try:
-            name, label, own_split = _PARSERS[form](line)
+            name, label, own_split = PARSERS[form](line)
         except ValueError as error:
             bad.append((number, line.strip(), str(error)))
             continue
@@ -250,53 +242,3 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 f"{path}, line {number}: not UTF-8: `{shown}`",
                 "save the list as UTF-8, e.g. with `iconv -t utf-8`",
             ) from None
-
-
-def _format(first: str) -> str:
-    if first.lstrip().startswith("{"):
-        return "jsonl"
-    return "csv" if "," in first and SIGN not in first else "txt"
-
-
-def _parse_csv(line: str) -> tuple[str, str, str]:
-    try:
-        fields = [part.strip() for part in next(csv.reader([line]), [])]
-    except csv.Error as error:
-        raise ValueError(str(error).partition(" - ")[0]) from None
-    if len(fields) not in (2, 3) or not fields[0]:
-        raise ValueError("expected `stem,label`")
-    if len(fields) == 2:
-        return fields[0], fields[1], ""
-    if fields[2].lower() not in SPLIT_WORDS and fields[0].lower() not in HEADERS:
-        raise ValueError("the third field must be train, val or test")
-    return fields[0], fields[1], SPLIT_WORDS.get(fields[2].lower(), "")
-
-
-def _parse_txt(line: str) -> tuple[str, str, str]:
-    parts = line.split(SIGN) if SIGN in line else line.strip().split(maxsplit=1)
-    if len(parts) not in (2, 3) or not parts[0].strip() or not parts[-1].strip():
-        raise ValueError(f"expected `name label` or `name {SIGN} TEXT {SIGN} label`")
-    return parts[0].strip(), parts[-1].strip(), ""
-
-
-def _parse_jsonl(line: str) -> tuple[str, str, str]:
-    try:
-        record = dict(json.loads(line).items())
-    except (json.JSONDecodeError, RecursionError, AttributeError):
-        raise ValueError("not a JSON object") from None
-    # The image's name is what is on disk; `id` may be a running number.
-    name = record.get("img") or record.get("id")
-    if not isinstance(name, str | int) or isinstance(name, bool) or not str(name).strip():
-        raise ValueError('no "img" or "id"')
-    own_split = record.get("split", "")
-    if not isinstance(own_split, str) or own_split.lower() not in {*SPLIT_WORDS, ""}:
-        raise ValueError('"split" must be train, val or test')
-    label = record.get("label", "")
-    return (
-        str(name),
-        label if isinstance(label, str) else str(label),
-        SPLIT_WORDS.get(own_split.lower(), ""),
-    )
-
-
-_PARSERS = {"csv": _parse_csv, "txt": _parse_txt, "jsonl": _parse_jsonl}

@@ -20,7 +20,7 @@ from mla_cli import registry
 from mla_cli.data import splits
 from mla_cli.data.kinds import HEAD_BYTES, SUFFIX_KINDS, kind_of_content
 from mla_cli.data.manifest import MODALITY_KINDS, Manifest
-from mla_cli.data.split_files import SPLIT_WORDS
+from mla_cli.data.split_lines import SPLIT_WORDS
 from mla_cli.datasets import _common
 from mla_cli.datasets._tables import MAX_COLUMNS, read_cells
 from mla_cli.errors import MlaError

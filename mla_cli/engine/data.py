@@ -17,10 +17,11 @@ from mla_cli.core.weights import has_weights, weights_digest
 from mla_cli.data import splits
 from mla_cli.data.hub import check_maker
 from mla_cli.data.leakage import leakage_report
+from mla_cli.data.modality_store import ModalityStore
 from mla_cli.data.normalise import fixed_normalisation
 from mla_cli.data.samples import Samples, pair_by_class, unpaired
 from mla_cli.data.split_files import apply_split_file, read_split_file
-from mla_cli.data.store import ModalityStore, Store, is_prepared
+from mla_cli.data.store import Store, is_prepared
 from mla_cli.engine.draws import TrainingDraw, draw_training
 from mla_cli.engine.events import Note, Steps
 from mla_cli.errors import MlaError

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from mla_cli.core.method import BaseMethod
 from mla_cli.data.loader import ModalityLoader
-from mla_cli.data.store import ModalityStore, rows_per_shard
+from mla_cli.data.modality_store import ModalityStore
+from mla_cli.data.store import rows_per_shard
 from mla_cli.engine.events import Note, Progress, Steps
 from mla_cli.engine.packages import LIBRARIES, versions
 from mla_cli.engine.shards import write_array

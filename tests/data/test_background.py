@@ -16,7 +16,7 @@ from tiny import emoji_recipe, frozen_copy, make_session, mfeat_recipe, same_bit
 
 from mla_cli.data.background import WORKERS, ahead, read_ahead
 from mla_cli.data.loader import ModalityLoader
-from mla_cli.data.store import ModalityStore
+from mla_cli.data.modality_store import ModalityStore
 from mla_cli.errors import MlaError
 
 

@@ -10,7 +10,7 @@ from tiny import CPU, digits_recipe, emoji_recipe, make_session, mfeat_recipe
 from mla_cli.core.method import Batch
 from mla_cli.data.loader import ModalityLoader
 from mla_cli.data.mapped import FAULT_BYTES
-from mla_cli.data.store import ModalityStore
+from mla_cli.data.modality_store import ModalityStore
 from mla_cli.errors import MlaError
 
 

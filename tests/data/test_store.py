@@ -10,7 +10,8 @@ import pytest
 
 from mla_cli.data import store as stores
 from mla_cli.data.mapped import PAGE, MappedShard
-from mla_cli.data.store import ModalityStore, Store, moments, rows_per_shard
+from mla_cli.data.modality_store import ModalityStore
+from mla_cli.data.store import Store, moments, rows_per_shard
 from mla_cli.errors import MlaError
 from mla_cli.specs import VectorSpec
 
