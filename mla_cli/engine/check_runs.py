@@ -58,7 +58,7 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
         for text in changed_since(run, data_dir):
             seen.add(path, WARNING, text, "")
     seen.left_behind(path)
-    return seen.report(path, str(state))
+    return seen.report(path, "finished" if state == "finished" else "not finished")
 
 
 def note_error(seen: Examined, path: Path, call: Any) -> None:
