@@ -159,6 +159,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="10,000 samples at most")
     wanted = parser.parse_args()
     counts = COUNTS[:2] if wanted.quick else COUNTS
+    if resident(os.getpid()) == (0, 0):
+        raise SystemExit("memory.py needs Linux: it reads RssAnon and RssFile of /proc/PID/status")
     last = max(counts)
     index = PER_SAMPLE * last
     kept = True

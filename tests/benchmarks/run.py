@@ -266,9 +266,14 @@ def main(words: list[str] | None = None, folder: Path = FOLDER) -> int:
             print(f"{name:<18} {path.read_text().removeprefix(chr(34) * 3).splitlines()[0]}")
         return 0
     outcomes = []
-    for name in wanted.only or known:
-        sys.stderr.write(f"{name}\n")
-        outcomes.append(run(known[name], wanted.quick))
+    try:
+        for name in wanted.only or known:
+            sys.stderr.write(f"{name}\n")
+            outcomes.append(run(known[name], wanted.quick))
+    except KeyboardInterrupt:
+        print(table(outcomes))
+        sys.stderr.write(f"interrupted after {len(outcomes)} scripts; no file is written\n")
+        return 130
     print(table(outcomes))
     partial = wanted.only or wanted.quick
     target = wanted.output or (None if partial else folder / RESULTS.name)
