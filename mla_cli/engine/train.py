@@ -28,6 +28,7 @@ from mla_cli.engine.saving import Saver
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
+from mla_cli.files import sync_folder
 from mla_cli.schema import Recipe
 from mla_cli.signals import HeldBack
 
@@ -211,4 +212,5 @@ def finish(session: Session, run: Run, **facts: Any) -> None:
     } | facts
     predictions.write(run.predictions)
     write_results(run)
+    sync_folder(run.path / "checkpoints")  # or a power loss could bring back older ones, which nobody tidies then
     run.update(state="finished", best_epoch=session.progress.best_epoch, checkpoint=f"{which}@{values['epoch']}")
