@@ -32,6 +32,7 @@ from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, 
 from mla_cli.engine.session import Session
 from mla_cli.engine.shared_run import check_ranks, differences, run_of
 from mla_cli.errors import MlaError
+from mla_cli.files import sync_folder
 from mla_cli.schema import Recipe
 from mla_cli.signals import HeldBack
 
@@ -247,6 +248,7 @@ def finish(session: Session, run: Run, **facts: Any) -> list[dict[str, Any]]:
     } | facts
     predictions.write(run.predictions)
     rows = write_results(run)
+    sync_folder(run.path / "checkpoints")  # or a power loss could bring back older ones, which nobody tidies then
     run.update(
         state="finished",
         files=run.digests(),

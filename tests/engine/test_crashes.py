@@ -127,9 +127,8 @@ def test_a_disk_full_at_any_point_is_one_clear_error_and_the_same_words_go_on(li
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("words", ["recipes", "recipes show mfeat"])
-def test_output_that_does_not_fit_is_one_clear_error(words: str) -> None:
-    command = [sys.executable, "-m", "mla_cli", *words.split()]
+def test_output_that_does_not_fit_is_one_clear_error() -> None:
+    command = [sys.executable, "-m", "mla_cli", "recipes"]
     with open("/dev/full", "w") as full:
         found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert found.returncode == 1
