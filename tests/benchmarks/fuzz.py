@@ -48,7 +48,7 @@ def main() -> int:
                 first = run_child(folder, first, end - first, chosen.kind, tally)
 
     with tempfile.TemporaryDirectory() as scratch:
-        threads = [threading.Thread(target=work, args=(Path(scratch, str(i)),)) for i in range(chosen.jobs)]
+        threads = [threading.Thread(target=work, args=(Path(scratch, str(i)),), daemon=True) for i in range(chosen.jobs)]
         for thread in threads:
             thread.start()
         for thread in threads:
