@@ -292,11 +292,7 @@ def _parse_jsonl(line: str) -> tuple[str, str, str]:
     if not isinstance(own_split, str) or own_split.lower() not in {*SPLIT_WORDS, ""}:
         raise ValueError('"split" must be train, val or test')
     label = record.get("label", "")
-    return (
-        str(name),
-        label if isinstance(label, str) else str(label),
-        SPLIT_WORDS.get(own_split.lower(), ""),
-    )
+    return str(name), label if isinstance(label, str) else str(label), SPLIT_WORDS.get(own_split.lower(), "")
 
 
 _PARSERS = {"csv": _parse_csv, "txt": _parse_txt, "jsonl": _parse_jsonl}
