@@ -464,6 +464,8 @@ def test_checkpoints_that_claim_too_much_are_refused(tmp_path: Path) -> None:
     assert "claims 4,398,046,511,104 bytes, more than the file holds" in weights_error(path)
     torch.save({"a": torch.zeros(2, dtype=torch.complex64)}, path)
     assert "`a` is complex" in weights_error(path)
+    path.write_bytes(b"PK\x06\x07" + b"\xff" * 16 + b"PK\x05\x06" + b"\0" * 18)  # of many disks; found by atheris
+    assert "is no checkpoint of torch" in weights_error(path)
     torch.save({"a": torch.zeros(10**6)}, tmp_path / "y.pt")
     with zipfile.ZipFile(tmp_path / "y.pt") as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for part in source.infolist():

@@ -11,6 +11,7 @@ Importing this module imports no torch: a run's hash needs the file's digest, no
 import hashlib
 import io
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -263,8 +264,7 @@ def read_torch(path: Path, content: bytes) -> Any:
     """A checkpoint of torch, of which nothing is executed. Raises MlaError for any file that needs more than that."""
     import torch
 
-    if zipfile.is_zipfile(io.BytesIO(content)):
-        refuse_compressed(path, content)
+    refuse_compressed(path, content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on old formats
@@ -286,8 +286,8 @@ def refuse_compressed(path: Path, content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             claimed = sum(part.file_size for part in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # torch says what it thinks of it
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError, struct.error):
+        return  # no archive, or a damaged one: torch says what it thinks of it
     if claimed > len(content):
         raise MlaError(
             f"`{path}` claims {claimed:,} bytes inside of {len(content):,}; a checkpoint of torch is never compressed",

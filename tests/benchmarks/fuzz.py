@@ -48,11 +48,15 @@ def main() -> int:
                 first = run_child(folder, first, end - first, chosen.kind, tally)
 
     with tempfile.TemporaryDirectory() as scratch:
-        threads = [threading.Thread(target=work, args=(Path(scratch, str(i)),)) for i in range(chosen.jobs)]
+        places = [Path(scratch, str(i)) for i in range(chosen.jobs)]
+        threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in places]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            print("interrupted; so far:", file=sys.stderr)
     print(table(tally))
     print(
         f"\n{time.monotonic() - begun:.0f} s; largest memory {tally.peak[0] / 1e9:.2f} GB, reached at {tally.peak[1]};"
