@@ -61,6 +61,8 @@ def train_command(
     flags = {"method.name": method, "seed": seed, "dataset.split_file": split_file, "train.precision": precision}
     chosen, why = choose_recipe(recipe, data_dir, [*(sets or ()), *(SMOKE if smoke else ())], flags, hgm)
     if is_rank() and devices and PARENT not in os.environ:
+        if os.environ["RANK"] != "0":  # one of them says it
+            raise typer.Exit(2)
         raise typer.BadParameter("--devices: torchrun has started the processes already; leave it out")
     if devices:
         from mla_cli.engine.launch import launch, too_many

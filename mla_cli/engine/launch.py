@@ -42,6 +42,8 @@ def launch(count: int, command: Sequence[str], again: str) -> int:
 
     A rank that fails has said why. Raises MlaError for one that was killed; again: the command that goes on.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        raise MlaError("`--devices` does not work on this system", "start the processes with `torchrun`")
     with tempfile.TemporaryDirectory(prefix="mla-ranks-") as folder:
         environment = os.environ | {
             PARENT: str(os.getpid()),
@@ -67,13 +69,15 @@ def launch(count: int, command: Sequence[str], again: str) -> int:
                 wait(processes)
             except KeyboardInterrupt as stop:
                 return interrupted(processes, stop)
-            for rank, process in enumerate(processes):
-                if process.returncode < 0 and process.returncode != -signal.SIGUSR2:
-                    name = signal.Signals(-process.returncode).name
-                    raise MlaError(
-                        f"rank {rank} on {platform.node()} (process {process.pid}) was killed by {name}",
-                        f"what is finished is kept. To go on: {again}",
-                    )
+            killed = [r for r, p in enumerate(processes) if p.returncode < 0 and p.returncode != -signal.SIGUSR2]
+            if killed:  # NCCL aborts those that lost another: the one that did not is the reason
+                rank = min(killed, key=lambda r: processes[r].returncode == -signal.SIGABRT)
+                process = processes[rank]
+                name = signal.Signals(-process.returncode).name
+                raise MlaError(
+                    f"rank {rank} on {platform.node()} (process {process.pid}) was killed by {name}",
+                    f"what is finished is kept. To go on: {again}",
+                )
             return max(process.returncode for process in processes)
         finally:
             for process in processes:
