@@ -78,7 +78,8 @@ class Session:
                 self.diagnostics = Diagnostics(self.method, train, data.train_present, held, recipe.seed)
         self.method.blanks = self.blanks
         if training and recipe.train.compile:
-            self.method.compiled = compile_encoders(self.method.encoders, recipe.train.batch_size)
+            part = ranks.share(recipe.train.batch_size)  # of a full batch
+            self.method.compiled = compile_encoders(self.method.encoders, part.stop - part.start)
 
     def build_method(self, pretrained: bool) -> BaseMethod:
         recipe, data = self.recipe, self.data
