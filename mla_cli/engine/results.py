@@ -85,9 +85,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 def read_csv(path: Path) -> pd.DataFrame:
     """A table that `write_csv` wrote; a number that is not there is NaN, a text is empty."""
-    empty = {column: [""] for column in NUMBERS}
-    # pandas before 3.1 would lose the last digit
-    return pd.read_csv(path, keep_default_na=False, na_values=empty, float_precision="round_trip")
+    return pd.read_csv(path, keep_default_na=False, na_values={column: [""] for column in NUMBERS})
 
 
 def refuse_smoke(table: pd.DataFrame) -> None:

@@ -17,8 +17,6 @@ SMALL = (
     "--set",
     "train.epochs=1",
     "--set",
-    "train.max_rounds=1",
-    "--set",
     "dataset.limit=32",
     "--set",
     "shared_width=4",
