@@ -96,7 +96,7 @@ class ModalityStore:
             # asarray: a plain view of the map; indexing the memmap subclass costs more per batch
             shards = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths]
         # TokenError: NumPy parses the header of a damaged file with Python's own tokenizer
-        except (OSError, ValueError, EOFError, tokenize.TokenError) as error:
+        except (OSError, ValueError, EOFError, OverflowError, tokenize.TokenError) as error:
             raise MlaError(
                 f"cannot read `{self.folder}`: {error}", "prepare the data set again with --force"
             ) from error
