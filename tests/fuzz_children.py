@@ -93,6 +93,9 @@ def run_child(folder: Path, first: int, count: int, kind: str | None, tally: Tal
     process.wait()
     for thread in threads:
         thread.join()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
     if outcome is None and process.returncode:
         if not running:
             raise RuntimeError("the child cannot start: " + "".join(errors))

@@ -34,7 +34,7 @@ class ModalityStore:
         try:
             maps = [MappedShard(path) for path in paths]
         # TokenError: NumPy parses the header of a damaged file with Python's own tokenizer
-        except (OSError, ValueError, EOFError, tokenize.TokenError) as error:
+        except (OSError, ValueError, EOFError, OverflowError, tokenize.TokenError) as error:
             raise MlaError(
                 f"cannot read `{self.folder}`: {error}", "prepare the data set again with --force"
             ) from error
