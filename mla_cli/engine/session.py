@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,22 +21,11 @@ from mla_cli.engine.diagnostics import Diagnostics
 from mla_cli.engine.inputs import Inputs
 from mla_cli.engine.learning_rate import learning_rate_factor
 from mla_cli.engine.optimizers import build_optimizers
+from mla_cli.engine.progress import Progress, diverged_hint
 from mla_cli.errors import MlaError
 from mla_cli.schema import Recipe
 
 LOSS_CHECK_ROUNDS = 50  # losses stay on the device; so often they are read and checked for NaN
-
-
-@dataclass
-class Progress:
-    """Where a run stands: `epoch` epochs are complete, `round` rounds of the next one; losses: of those rounds."""
-
-    epoch: int = 0
-    round: int = 0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    losses: dict[str, list[Tensor]] = field(default_factory=dict)
-    loss_rounds: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Session:
@@ -200,7 +188,7 @@ class Session:
             place = f"epoch {self.progress.epoch + 1}, step {self.progress.round}"
             raise MlaError(
                 f"the weights `{name}` are not finite after {place}",
-                f"lower `train.lr`, for example `--set train.lr={self.recipe.train.lr / 10:g}`, or check the features",
+                diverged_hint(self.recipe.train.lr, self.recipe.train.weight_decay),
             )
 
     # ------------------------------------------------------------ checkpoints
@@ -291,11 +279,3 @@ class Session:
         for m in self.method.modalities:
             if f"blank.{m}" in tensors:
                 self.inputs.set_blank(m, tensors[f"blank.{m}"].to(self.device))
-
-
-def diverged_hint(rate: float, decay: float) -> str:
-    """What to change after a loss that is not finite."""
-    if rate <= 1 and rate * decay > 2:  # a step multiplies every weight by 1 - rate x decay, here beyond -1
-        return "lower `train.weight_decay`, for example `--set train.weight_decay=0.0001`"
-    lower = min(rate / 10, 0.01)  # far above it a tenth would diverge as well
-    return f"lower `train.lr`, for example `--set train.lr={lower:g}`, or check the features"

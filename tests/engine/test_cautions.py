@@ -10,8 +10,8 @@ from mla_cli.engine.cautions import cautions
 from mla_cli.engine.data import check_scale, complete, load_data, open_store
 from mla_cli.engine.executor import Local
 from mla_cli.engine.prepare import prepare
+from mla_cli.engine.progress import diverged_hint
 from mla_cli.engine.run import Run
-from mla_cli.engine.session import diverged_hint
 from mla_cli.errors import MlaError
 from mla_cli.recipe import load_recipe
 from mla_cli.schema import Recipe

@@ -142,7 +142,7 @@ def test_a_run_that_cannot_be_written(tmp_path: Path) -> None:
 def test_history_lines_are_whole_and_exact(tmp_path: Path) -> None:
     run, _ = claimed(tmp_path)
     assert run.history() == []
-    rows = [{"epoch": e, "loss": 0.1 + e / 3, "text": "é\n"} for e in (1, 2, 3)]
+    rows = [{"epoch": e, "loss": 0.1 + e / 3, "head_leak": None} for e in (1, 2, 3)]
     for row in rows:
         run.append("history.jsonl", row)
         run.append("timing.jsonl", {"epoch": row["epoch"], "all": 1.5})
