@@ -66,7 +66,8 @@ class Ranks:
     def add_gradients(self, parameters: "Sequence[nn.Parameter]", sums: "Sequence[Tensor]") -> "list[Tensor]":
         """Add up the parameters' gradients (None is zero) in place, and return the sums; one all_reduce.
 
-        Sums take part in the parameters' dtype: h, the mean of float32 features, loses nothing that they had.
+        Sums take part in the parameters' dtype: h, the mean of float32 features, loses nothing that they had. They are
+        copies: a loss is kept for the whole epoch, and as a view it would keep all the step's gradients with it.
         """
         import torch
 
@@ -75,7 +76,7 @@ class Ranks:
         found = self.add([*gradients, *(s.to(dtype) for s in sums)])
         for parameter, gradient in zip(parameters, found, strict=False):
             parameter.grad = gradient
-        return found[len(parameters) :]
+        return [total.clone() for total in found[len(parameters) :]]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of the ranks."""

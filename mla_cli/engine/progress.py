@@ -7,7 +7,11 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """Where a run stands: `epoch` epochs are complete, `round` rounds of the next one; losses: of those rounds."""
+    """Where a run stands: `epoch` epochs are complete, `round` rounds of the next one.
+
+    losses: output -> losses in nats of those rounds, on the device, one tensor of any number of them after the other;
+    loss_rounds: output -> the round of each, from 0.
+    """
 
     epoch: int = 0
     round: int = 0

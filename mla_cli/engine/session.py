@@ -163,7 +163,9 @@ class Session:
         """Mean loss per output so far in this epoch; the only place where losses are read from the device."""
         means, bad = {}, []
         for output, losses in self.progress.losses.items():
-            values = torch.stack([loss.reshape(()) for loss in losses]).cpu().double()  # MPS has no float64
+            # kept as one tensor from now on: thousands of small ones would be stacked at every look
+            self.progress.losses[output] = [torch.cat([loss.reshape(-1) for loss in losses])]
+            values = self.progress.losses[output][0].cpu().double()  # MPS has no float64
             wrong = (~torch.isfinite(values)).nonzero()
             if len(wrong):
                 place = int(wrong[0])
@@ -204,7 +206,10 @@ class Session:
         extra, values = self.method.extra_state()
         tensors |= {f"extra.{key}": value for key, value in extra.items()}
         progress = self.progress
-        tensors |= {f"loss.{output}": torch.stack(losses) for output, losses in progress.losses.items()}
+        tensors |= {
+            f"loss.{output}": torch.cat([loss.reshape(-1) for loss in losses])
+            for output, losses in progress.losses.items()
+        }
         tensors |= self.diagnostics.state() if self.diagnostics else {}
         tensors |= self.method.scale.state() if self.method.scale else {}
         return tensors, {
@@ -258,7 +263,7 @@ class Session:
             values["round"],
             values["best_epoch"],
             values["best_accuracy"],
-            {output: list(tensors[f"loss.{output}"].to(self.device)) for output in values["outputs"]},
+            {output: [tensors[f"loss.{output}"].to(self.device)] for output in values["outputs"]},
             {output: list(values["loss_rounds"][output]) for output in values["outputs"]},
         )
 

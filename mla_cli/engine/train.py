@@ -55,6 +55,9 @@ def train(
     it, and the others, which wait for it, with it.
     """
     recipe = ranks.told(recipe)
+    where = choose_device(device)
+    check_precision(recipe.train.precision, where)
+    check_ranks(recipe, where, ranks)
     if ranks.is_first:
         yield from ensure_prepared(recipe, data_dir)
     ranks.told(None)
@@ -62,9 +65,6 @@ def train(
     recipe = complete(recipe, store)
     if threads or recipe.train.threads:
         torch.set_num_threads(threads or recipe.train.threads or 1)
-    where = choose_device(device)
-    check_precision(recipe.train.precision, where)
-    check_ranks(recipe, where, ranks)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     data = load_data(recipe, store, aligned=registry.load("methods", recipe.method.name).Method.aligned)
     fingerprint = run_fingerprint(recipe, store)

@@ -88,6 +88,17 @@ def test_shares_are_a_partition(count: int, world: int, least: int) -> None:
     assert sizes[0] > 0 or count == 0
 
 
+def test_a_loss_that_is_kept_does_not_keep_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
+    weight = torch.nn.Parameter(torch.ones(1000))
+    weight.grad = torch.ones(1000)
+    loss, features = Ranks(0, 2).add_gradients([weight], [torch.tensor(3.0), torch.ones(4, dtype=torch.float64)])
+    assert torch.equal(weight.grad, torch.full((1000,), 2.0))
+    assert float(loss) == 6.0
+    assert torch.equal(features, torch.full((4,), 2.0))
+    assert (loss.untyped_storage().nbytes(), features.untyped_storage().nbytes()) == (4, 16)
+
+
 def test_a_rank_alone_says_nothing() -> None:
     assert ALONE.is_alone
     assert ALONE.is_first
