@@ -467,7 +467,7 @@ def test_large_drawings_keep_their_size(points: int, kind: str | None, tmp_path:
 
 @pytest.mark.parametrize(
     ("name", "drawn"),
-    [("visual", "visual"), ("_x", " _x"), ("a\nb", "a b"), ("\u732b", style.UNDRAWN), ("x" * 40, "x" * 27 + "…")],
+    [("visual", "visual"), ("_x", " _x"), ("a\nb", "a\\nb"), ("\u732b", style.UNDRAWN), ("x" * 40, "x" * 27 + "…")],
 )
 def test_names_in_figures(name: str, drawn: str) -> None:
     assert style.name_of(name) == drawn
