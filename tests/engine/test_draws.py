@@ -124,7 +124,9 @@ def spoilt_copy(recipe, data_dir: Path, folder: Path) -> Path:
         for shard in np.unique(number):
             path = next((folder / store.path.name).rglob(f"{m}/{shard:05d}.npy"))
             values = np.load(path)
-            values[offset[number == shard]] = np.nan if values.dtype.kind == "f" else np.iinfo(values.dtype).max // 2
+            tokens = store.modality(m).tokens
+            other = (tokens or np.iinfo(values.dtype).max) // 2  # the store refuses tokens that there are not
+            values[offset[number == shard]] = np.nan if values.dtype.kind == "f" else other
             np.save(path, values)
     return folder
 

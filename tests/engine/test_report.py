@@ -334,7 +334,7 @@ def test_a_damaged_ablation_is_one_error(damage, message: str, tmp_path: Path) -
     [
         ("run.json", {"state": "finished", "versions": {"torch": 2}}, r"run.json`: `versions.torch`"),
         ("run.json", {"state": "finished", "data": {"test": {}}}, r"run.json`: `data.test.samples`"),
-        ("history.jsonl", {"epoch": 1, "lr": "fast"}, r"history.jsonl`: could not convert"),
+        ("history.jsonl", {"epoch": 1, "lr": "fast"}, r"not a line of this run's history"),
         ("history.jsonl", {"lr": 1}, r"not a line of this run's history"),
     ],
 )

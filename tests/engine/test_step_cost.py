@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mla_cli import registry
-from mla_cli.core.hgm import VARIANTS, HeadSchedule
+from mla_cli.core.head_schedule import HeadSchedule
+from mla_cli.core.hgm import VARIANTS
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
 
