@@ -135,7 +135,7 @@ def prepared_lines(done: Prepared, splits: dict[str, Any]) -> list[str]:
             lines.append(f"{split} pairs are drawn by class (pair_seed {splits['pair_seed']}), distinct: {distinct}")
     lines += splits["lines"]
     if done.attribution:
-        lines += ["", done.attribution.strip()]
+        lines += ["", *done.attribution.strip().split("\n")]
     return lines
 
 

@@ -7,7 +7,7 @@ same bytes. An outcome is one of OUTCOMES; anything the product did not foresee 
 
     python tests/fuzz.py FOLDER FIRST COUNT [KIND]
 
-is one child of `tests/benchmarks/fuzz.py`: a line of JSON before and after each input, so that a parent can see a hang.
+is one child of `tests/long/fuzz.py`: a line of JSON before and after each input, so that a parent can see a hang.
 """
 
 import json

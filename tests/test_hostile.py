@@ -240,7 +240,7 @@ def test_hostile_yaml_is_one_error_at_once(tmp_path: Path, monkeypatch: pytest.M
     message = refused("recipes", "show", "mine.yaml")
     assert problem in message
     assert len(message) < 500
-    if text.startswith("seed: "):
+    if text.startswith("seed: ") and "\n" not in text:
         assert problem in refused("recipes", "show", "emoji", "--set", text.replace(": ", "="))
     assert time.process_time() - begun < 5
     assert os.listdir() == ["mine.yaml"]
@@ -248,7 +248,7 @@ def test_hostile_yaml_is_one_error_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     "name",
-    ["=cmd|' /C calc'!A0", "-rf", "@x", "+x", ".hidden", "..", "a/b", "a\\b", "a\nb", "\x1b[31m", "x" * 101, " "],
+    ["=cmd|' /C calc'!A0", "-rf", "@x", "+x", ".hidden", "..", "a/b", "a\\b", "a\nb", "\x1b[31m", "x" * 121, " "],
 )
 def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine.yaml").write_text(json.dumps({"name": name, "dataset": {"store": name}}))

@@ -94,8 +94,9 @@ class ModalityLoader:
                 np.copyto(part, source, casting="same_kind")
                 source = part
             if normalise:
-                np.subtract(source, self.mean, out=part)
-                np.multiply(part, self.scale, out=part)
+                with np.errstate(over="ignore", invalid="ignore"):  # the loss will be infinite or NaN, and say so
+                    np.subtract(source, self.mean, out=part)
+                    np.multiply(part, self.scale, out=part)
         self.touched += len(rows) * max(self.store.row_bytes, FAULT_BYTES)
         if self.touched > MAPPED_BYTES:
             self.store.let_go()

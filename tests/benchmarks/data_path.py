@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clips import DISTINCT, experiment, pictures
+from _clips import DISTINCT, experiment, pictures
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

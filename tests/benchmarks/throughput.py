@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clips import experiment
+from _clips import experiment
 from torch import nn
 
 from mla_cli.core.method import Batch

@@ -1,5 +1,6 @@
 """float16: HGM and the optimisers see unscaled gradients, an overflow moves nothing, a checkpoint keeps the scale."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,19 +79,19 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     recipe = mfeat_recipe(train={"precision": "16", "checkpoint_every": 1})
     whole = run_bytes(trained(recipe, data_dir, tmp_path / "whole"))
     assert b'"overflows": 0.0' not in whole["history.jsonl"].splitlines()[0]
-    steps = Session.train_epoch
+    rounds = Session.train_rounds
 
-    def stop(self: Session, every: int, save) -> dict[str, float]:
+    def stop(self: Session, after_round: Callable[[], None]) -> dict[str, float]:
         def save_and_stop() -> None:
-            save()
+            after_round()
             raise KeyboardInterrupt
 
-        return steps(self, every, save_and_stop)
+        return rounds(self, save_and_stop)
 
-    monkeypatch.setattr(Session, "train_epoch", stop)
+    monkeypatch.setattr(Session, "train_rounds", stop)
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, data_dir, tmp_path / "cut")
-    monkeypatch.setattr(Session, "train_epoch", steps)
+    monkeypatch.setattr(Session, "train_rounds", rounds)
     assert run_bytes(trained(recipe, data_dir, tmp_path / "cut", resume=True)) == whole
 
 

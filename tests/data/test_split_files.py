@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mla_cli.data.split_files import SIGN, apply_split_file, read_split_file
+from mla_cli.data.split_files import apply_split_file, read_split_file
+from mla_cli.data.split_lines import SIGN
 from mla_cli.errors import MlaError
 
 LISTED = [("clip_1", "Sad"), ("clip_2", "neutral"), ("clip_3", "Sad")]

@@ -36,7 +36,7 @@ def lives() -> Iterator[Lives]:
 
 @pytest.mark.slow
 def test_fifty_kills_at_any_instant(lives: Lives, tmp_path: Path) -> None:
-    """`tests/benchmarks/kills.py` does hundreds."""
+    """`tests/long/kills.py` does hundreds."""
     kills = Kills(lives, tmp_path, np.random.default_rng(9))
     while len(kills.places) < 50:
         kills.one_story(50)

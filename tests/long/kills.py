@@ -1,7 +1,7 @@
 """Hundreds of `kill -9`, and every disk that a power loss may leave: does each story end with the same bytes?
 
-    python tests/benchmarks/kills.py [--kills 100] [--seed 0]
-    python tests/benchmarks/kills.py --power [--most 1000]
+    python tests/long/kills.py [--kills 100] [--seed 0]
+    python tests/long/kills.py --power [--most 1000]
 
 A story is prepare + train + eval of built-in data (two views of mfeat). Prints where the kills hit, in which step and
 phase, or how many states of the disk were taken up; ends with an error at the first story that ends otherwise.

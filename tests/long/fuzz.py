@@ -1,9 +1,9 @@
-"""Hours of hostile files: python tests/benchmarks/fuzz.py [COUNT] [--first N] [--kind NAME] [--jobs J]
+"""Hours of hostile files: python tests/long/fuzz.py [COUNT] [--first N] [--kind NAME] [--jobs J]
 
 Every input is made and read as in tests/fuzz.py, in child processes that can be killed. Prints kinds x outcomes, the
 largest memory of a child, and for whatever ended in a traceback, a crash or a hang the number that makes it again:
 
-    python tests/benchmarks/fuzz.py 1 --first NUMBER
+    python tests/long/fuzz.py 1 --first NUMBER
 
 decoded   used as it is                    traceback  an exception that the product did not foresee
 listed    a problem with its property      crash      the process died (in `mla prepare` a worker, which is listed)
