@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mla_cli import registry
 from mla_cli.core.head_schedule import HeadSchedule
 from mla_cli.core.hgm import VARIANTS
+from mla_cli.engine.progress import Progress
 from mla_cli.engine.saving import Saver
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
@@ -117,6 +118,27 @@ def test_losses_are_read_at_intervals_only(
     monkeypatch.setattr(session, "check_losses", lambda: (read.append(session.progress.round), own())[1])
     session.train_epoch()
     assert read == [*range(interval, 4, interval), 3]
+
+
+def test_a_look_at_the_losses_costs_the_same_late_in_a_long_epoch(mfeat_store, data_dir: Path) -> None:
+    session, progress = make_session(mfeat_recipe(), data_dir), Progress()
+    session.progress, looks = progress, []
+    for number in range(40):
+        for output in ("mor", "fou"):
+            progress.losses.setdefault(output, []).append(torch.tensor(float(number)))
+            progress.loss_rounds.setdefault(output, []).append(number)
+        if number % 10 == 9:
+            with Recorder() as recorder:
+                means = session.check_losses()
+            looks.append(len(recorder.calls))
+            assert means == {"mor": number / 2, "fou": number / 2}
+            assert [len(losses) for losses in progress.losses.values()] == [1, 1]  # tensors, not losses
+    assert len(set(looks[1:])) == 1
+    assert len(session.state()[0]["loss.fou"]) == 40
+    progress.losses["fou"].append(torch.tensor(float("nan")))
+    progress.loss_rounds["fou"].append(40)
+    with pytest.raises(MlaError, match="loss of `fou` is nan at epoch 1, step 41"):
+        session.check_losses()
 
 
 def graph_of(loss: Tensor) -> set[int]:
