@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from mla_cli.data.moving import moved
 from mla_cli.errors import MlaError
 from mla_cli.schema import AugmentSection
 
@@ -101,7 +102,7 @@ def augment(batch: Tensor, kind: str, settings: AugmentSection, generator: torch
             batch = mask_band(batch, 5 - axis, settings.frequency_mask, generator)
     if settings.noise > 0:
         noise = generator.normal(*batch.shape[1:])
-        batch = batch + settings.noise * noise.to(batch)
+        batch = batch + settings.noise * moved(noise, batch.device).to(batch.dtype)
     return batch
 
 
@@ -122,10 +123,10 @@ def resample(batch: Tensor, settings: AugmentSection, generator: Draws) -> Tenso
     if settings.flip:
         mirrored = generator.rand() < 0.5
         scale = scale * torch.stack([1 - 2 * mirrored.float(), torch.ones(count)], dim=1)
-    scale, centre = scale.to(batch), centre.to(batch)
+    scale, centre = (moved(value, batch.device).to(batch.dtype) for value in (scale, centre))
     axes = []
     for axis, size in enumerate((width, height)):
-        points = (2 * torch.arange(size).to(batch) + 1) / size - 1  # pixel centres
+        points = (2 * torch.arange(size, device=batch.device, dtype=batch.dtype) + 1) / size - 1  # pixel centres
         places = centre[:, axis, None] + scale[:, axis, None] * points  # (B, size)
         axes.append(places.clamp(1 / size - 1, 1 - 1 / size))  # repeats the edge (MPS lacks padding_mode="border")
     grid = torch.stack(
@@ -139,14 +140,14 @@ def resample(batch: Tensor, settings: AugmentSection, generator: Draws) -> Tenso
 def flip(batch: Tensor, generator: Draws) -> Tensor:
     """Mirror (B, ..., W) images left to right with probability 1/2 each: values move, and stay what they are."""
     mirrored = generator.rand() < 0.5
-    return torch.where(mirrored.reshape(-1, *[1] * (batch.dim() - 1)).to(batch.device), batch.flip(-1), batch)
+    return torch.where(moved(mirrored.reshape(-1, *[1] * (batch.dim() - 1)), batch.device), batch.flip(-1), batch)
 
 
 def shift_axis(batch: Tensor, axis: int, largest: int, generator: Draws) -> Tensor:
     """Move each sample along an axis by a whole number in [-largest, largest]; the edge is repeated."""
     size = batch.shape[axis]
     steps = generator.steps(largest, 1)
-    index = (torch.arange(size) - steps).clamp(0, size - 1).to(batch.device)  # (B, size)
+    index = moved((torch.arange(size) - steps).clamp(0, size - 1), batch.device)  # (B, size)
     shape = [len(batch)] + [1] * (batch.dim() - 1)
     shape[axis] = size
     return batch.gather(axis, index.reshape(shape).expand(batch.shape))
@@ -162,11 +163,11 @@ def mask_band(batch: Tensor, axis: int, largest: int, generator: Draws) -> Tenso
     kept = (index < start) | (index >= start + width)  # (B, size)
     shape = [len(batch)] + [1] * (batch.dim() - 1)
     shape[axis] = size
-    return batch * kept.reshape(shape).to(batch)
+    return batch * moved(kept.reshape(shape), batch.device).to(batch.dtype)
 
 
 def drop_tokens(tokens: Tensor, share: float, generator: Draws) -> Tensor:
     """Replace each token by -1 with probability `share`; a text that would lose all of them stays as it is."""
-    dropped = (generator.rows(*tokens.shape[1:]) < share).to(tokens.device)
+    dropped = moved(generator.rows(*tokens.shape[1:]) < share, tokens.device)
     thinned = torch.where(dropped, -torch.ones_like(tokens), tokens)
     return torch.where((thinned >= 0).any(dim=1, keepdim=True), thinned, tokens)

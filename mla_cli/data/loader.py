@@ -19,6 +19,7 @@ from mla_cli.data.augment import Draws, augment
 from mla_cli.data.background import Chosen, ahead, read_ahead
 from mla_cli.data.mapped import FAULT_BYTES
 from mla_cli.data.modality_store import ModalityStore
+from mla_cli.data.moving import moved
 from mla_cli.data.order import Rounds
 from mla_cli.data.samples import Samples
 from mla_cli.schema import AugmentSection
@@ -77,11 +78,11 @@ class ModalityLoader:
         if not on_cpu:
             batch = batch.to(self.device, non_blocking=True)
             if not self.is_text:
-                mean, scale = (torch.from_numpy(value).to(self.device) for value in (self.mean, self.scale))
+                mean, scale = (moved(torch.from_numpy(value), self.device) for value in (self.mean, self.scale))
                 batch = batch.float().sub_(mean).mul_(scale)
         absent = np.flatnonzero(rows < 0)
         if len(absent):
-            batch[torch.from_numpy(absent).to(self.device)] = self.blank
+            batch[moved(torch.from_numpy(absent), self.device)] = self.blank
         return batch
 
     def read(self, rows: np.ndarray, out: np.ndarray, normalise: bool) -> None:
@@ -110,7 +111,7 @@ class ModalityLoader:
     def batch(self, positions: np.ndarray) -> Tensor:
         """(n, ...) inputs of the samples at these positions."""
         if self.resident is not None:
-            return self.resident.index_select(0, torch.from_numpy(positions).to(self.device))
+            return self.resident.index_select(0, moved(torch.from_numpy(positions), self.device))
         return self.gather(positions)
 
 
@@ -222,12 +223,12 @@ class TrainLoader:
             batch.inputs[m] = self.inputs(epoch, number, m, positions, mine)
             if given is not None:
                 batch.inputs[m] = self.imputed(batch.inputs[m], m, given[mine])
-            where = torch.from_numpy(positions[mine]).to(self.split.device)
+            where = moved(torch.from_numpy(positions[mine]), self.split.device)
             batch.labels[m], batch.positions[m] = self.split.labels.index_select(0, where), where
         if given is not None and not given.all() and batch.inputs:
-            batch.present = torch.from_numpy(given[mine]).to(self.split.device)
+            batch.present = moved(torch.from_numpy(given[mine]), self.split.device)
             if not self.ranks.is_alone:
-                batch.everyone = torch.from_numpy(given).to(self.split.device)
+                batch.everyone = moved(torch.from_numpy(given), self.split.device)
         return batch, skipped
 
     def given(self, epoch: int, number: int, positions: np.ndarray) -> np.ndarray:
@@ -261,4 +262,4 @@ class TrainLoader:
         if not len(absent):
             return batch
         blank = self.blanks[modality].to(batch.dtype).expand(len(absent), *batch.shape[1:])
-        return batch.index_copy(0, torch.from_numpy(absent).to(self.split.device), blank)
+        return batch.index_copy(0, moved(torch.from_numpy(absent), self.split.device), blank)

@@ -25,6 +25,7 @@ from torch import Tensor
 from mla_cli.core import imbalance
 from mla_cli.core.method import BaseMethod, Batch
 from mla_cli.data.loader import SplitLoader
+from mla_cli.data.moving import moved
 from mla_cli.seeding import generator
 
 PROBE, HELD = 256, 128  # samples of each modality: enough for an accuracy, and for a mean
@@ -164,7 +165,7 @@ class Sampled:
         return self.split.modalities[modality].batch(self.positions[modality])
 
     def labels(self, modality: str) -> Tensor:
-        return self.split.labels[torch.from_numpy(self.positions[modality]).to(self.split.device)]
+        return self.split.labels[moved(torch.from_numpy(self.positions[modality]), self.split.device)]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mla_cli import registry
 from mla_cli.core.head_schedule import HeadSchedule
 from mla_cli.core.hgm import VARIANTS
+from mla_cli.data.moving import moved
 from mla_cli.engine.progress import Progress
 from mla_cli.engine.saving import Saver
 from mla_cli.engine.session import Session
@@ -105,6 +106,44 @@ def test_a_step_that_waits_is_found() -> None:
     for wait in (lambda: loss[loss > 0], lambda: torch.nonzero(loss), lambda: torch.equal(loss, loss)):
         with pytest.raises(AssertionError, match="waits for the device"), refusing_to_wait():
             wait()
+
+
+def test_no_batch_waits_for_the_device_either(mfeat_store, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain copy to CUDA waits for all that runs there: batches go through `moved`, from pinned memory."""
+    calls: list[str] = []
+
+    class Pinned:
+        def pin_memory(self) -> "Pinned":
+            calls.append("pinned")
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> None:
+            calls.append(f"{device} {non_blocking}")
+
+    moved(Pinned(), torch.device("cuda"))  # type: ignore[arg-type]
+    assert calls == ["pinned", "cuda True"]
+
+    inside: list[int] = []
+    own_to, own_moved = Tensor.to, moved
+
+    def noted(values: Tensor, device: torch.device) -> Tensor:
+        inside.append(len(values))
+        monkeypatch.setattr(Tensor, "to", own_to)
+        found = own_moved(values, device)
+        monkeypatch.setattr(Tensor, "to", refused)
+        return found
+
+    def refused(values: Tensor, *where: Any, **keys: Any) -> Tensor:
+        assert where and isinstance(where[0], torch.dtype), "a plain copy to the device"
+        return own_to(values, *where, **keys)
+
+    recipe = mfeat_recipe(train={"missing_rate": 0.3, "absent": "zeros"}, augment={"mor": {"noise": 0.1}})
+    loader = make_session(recipe, data_dir).train_loader
+    for place in ("loader", "augment"):
+        monkeypatch.setattr(f"mla_cli.data.{place}.moved", noted)
+    monkeypatch.setattr(Tensor, "to", refused)
+    assert len(list(loader.epoch(1))) > 1
+    assert inside
 
 
 @pytest.mark.parametrize("interval", [1, 2])
