@@ -226,8 +226,6 @@ def recipe_hash(recipe: Recipe, fingerprint: str) -> str:
         for section in sections:
             node = node[section]
         del node[key]
-    if not content["train"]["compile"]:  # runs from before there was this key keep their names
-        del content["train"]["compile"]
     text = json.dumps([content, fingerprint], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -57,7 +57,7 @@ def rounds(paper: Paper, cluster: Cluster) -> list[Round]:
     Raises MlaError for a method whose loss is more than a mean over samples: it trains in one process only.
     """
     name, batch = paper.recipe.method.name, paper.recipe.train.batch_size
-    if getattr(registry.load("methods", name).Method, "one_process", False):
+    if registry.load("methods", name).Method.one_process:
         raise MlaError(f"`{name}` trains in one process only", "leave out `--gpus`, or choose another method")
     alone = one_round(paper, cluster, 1, batch, None)
     several = [gpus for gpus in dict.fromkeys(cluster.gpus) if gpus > 1]
