@@ -34,6 +34,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "mla running": (THREE, {"train": UNEVEN, "method": {"hgm_mean": "running", "hgm_apply": "update"}}),
     "mla released": (("mor", "fou"), {"train": UNEVEN, "method": {"hgm": "released"}}),
     "mla independent": (THREE, {"train": SPARSE, "method": {"batching": "independent"}}),
+    "mla synchronised": (("mor", "fou"), {"train": UNEVEN | {"sync_batchnorm": True}}),  # nothing to synchronise
     "mla noisy": (("mor", "fou"), {"train": UNEVEN, "augment": {"mor": {"noise": 0.5}}}),
     "mla adamw": (("mor", "fou"), {"train": UNEVEN | {"optimizer": "adamw", "lr": 0.01}}),
     "unimodal": (("mor", "fou"), {"train": UNEVEN, "method": {"name": "unimodal", "unimodal": {"modality": "fou"}}}),

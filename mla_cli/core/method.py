@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mla_cli.core.loss_scale import LossScale
-from mla_cli.core.model import Encoder, build_head
+from mla_cli.core.model import Encoder, build_head, needs_two
 from mla_cli.core.ranks import ALONE, Ranks
 from mla_cli.errors import MlaError
 from mla_cli.schema import MethodSection
@@ -173,7 +173,7 @@ class BaseMethod(nn.Module):
         A rank without a sample has (0, d), and its encoder does not run, unless others wait for its batch statistics.
         """
         inputs, c = batch.inputs[modality], self.context
-        if batch.totals and not len(inputs) and not c.sync_batchnorm:
+        if batch.totals and not len(inputs) and not (c.sync_batchnorm and needs_two(self.encoders[modality])):  # type: ignore[arg-type]
             return next(self.heads.parameters()).new_zeros(0, c.width)
         if self.random_parts:
             own = (f"rank {self.ranks.rank}",) if self.ranks.rank else ()

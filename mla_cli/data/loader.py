@@ -76,7 +76,7 @@ class ModalityLoader:
         batch = torch.empty(len(rows), *self.store.shape, dtype=dtype, pin_memory=self.device.type == "cuda")
         self.read(np.maximum(rows, 0), batch.numpy(), normalise=on_cpu and not self.is_text)
         if not on_cpu:
-            batch = batch.to(self.device, non_blocking=True)
+            batch = moved(batch, self.device)
             if not self.is_text:
                 mean, scale = (moved(torch.from_numpy(value), self.device) for value in (self.mean, self.scale))
                 batch = batch.float().sub_(mean).mul_(scale)

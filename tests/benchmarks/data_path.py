@@ -99,7 +99,7 @@ def compare(name: str, session: Session, files: Path) -> bool:
         f"({', '.join(f'{w}: {1000 * t:.0f} ms' for w, t in trial.items())}): {ratio:.1f} times as fast"
     )
     print(
-        f"RESULT data path, {name} | {ratio:.1f} | ratio | >={limit:g} | "
+        f"RESULT data path, {name} | {ratio:.2f} | ratio | >={limit:g} | "
         f"samples/s of the store's batches against a DataLoader over JPEG and .npy, batch {BATCH}, no model"
     )
     return ratio >= limit
