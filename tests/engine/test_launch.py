@@ -111,6 +111,13 @@ def test_devices_that_make_no_sense_are_usage_errors(words: list[str], message: 
     assert not Path("runs").exists()
 
 
+def test_a_missing_device_is_told_before_anything_is_prepared() -> None:
+    found = mla("train", "--recipe", "mfeat", "--device", "tpu")
+    assert found.code == 1
+    assert "no device named `tpu`" in found.stderr
+    assert list(Path().iterdir()) == []
+
+
 def test_more_processes_than_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "accelerators", lambda device: ("CUDA", ["0", "1"]))
     assert too_many(3, "auto", 64) == "--devices 3: this machine has 2 CUDA devices"
