@@ -60,6 +60,11 @@ def unwritable(path: Path | str, error: OSError) -> MlaError:
     return MlaError(f"cannot write `{path}`: {reason}", hint)
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path behind links; links in a circle stay, where `Path.resolve` fails before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents, durably. Raises MlaError where that is not allowed."""
     try:

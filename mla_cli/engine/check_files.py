@@ -31,9 +31,12 @@ class Thing:
 
 
 def things_at(place: Path) -> Iterator[Thing]:
-    """A file or folder of ours, or all of them below a folder, sorted by path; links are not followed."""
+    """A file or folder of ours, or all of them below a folder, sorted by path; links are not followed.
+
+    A file of a run, set or ablation stands for the whole of it; any other one is taken for a recipe.
+    """
     if not place.is_dir():
-        yield Thing("recipe", place)
+        yield Thing("recipe", place) if place.suffix in RECIPES else owner_of(place)
         return
     for folder, names, files in os.walk(place):
         path = Path(folder)
@@ -46,6 +49,17 @@ def things_at(place: Path) -> Iterator[Thing]:
         for name in sorted(files):
             if name.startswith(".") and name.endswith(".lock") and kind is None:
                 yield Thing("lock", path / name)
+
+
+def owner_of(file: Path) -> Thing:
+    """What a file belongs to: a folder of ours at most two levels above it."""
+    if file.name.startswith(".") and file.name.endswith(".lock"):
+        return Thing("lock", file)
+    for folder in list(file.parents)[:2]:
+        _, names, files = next(os.walk(folder), ("", [], []))
+        if (kind := kind_of(folder, names, files)) is not None:
+            return Thing(kind, folder)
+    return Thing("recipe", file)
 
 
 def kind_of(path: Path, names: list[str], files: list[str]) -> str | None:
