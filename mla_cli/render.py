@@ -257,7 +257,10 @@ def print_tidy(table: "pd.DataFrame", style: str) -> None:
     JSON keeps names as they are, by its own escapes; CSV has none, so there they are shown as in a table.
     """
     if style == "csv":
-        shown = table.astype(object).map(lambda cell: formula_free(cell) if isinstance(cell, str) else cell)
+        shown = table.copy()
+        for name in table:
+            if any(isinstance(cell, str) for cell in table[name]):  # `map` would make fractions of whole numbers
+                shown[name] = table[name].map(lambda cell: formula_free(cell) if isinstance(cell, str) else cell)
         print(shown.rename(columns=formula_free).to_csv(index=False), end="")
     else:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")

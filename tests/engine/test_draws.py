@@ -124,9 +124,9 @@ def spoilt_copy(recipe, data_dir: Path, folder: Path) -> Path:
         for shard in np.unique(number):
             path = next((folder / store.path.name).rglob(f"{m}/{shard:05d}.npy"))
             values = np.load(path)
-            tokens = store.modality(m).tokens
-            other = (tokens or np.iinfo(values.dtype).max) // 2  # the store refuses tokens that there are not
-            values[offset[number == shard]] = np.nan if values.dtype.kind == "f" else other
+            tokens = store.modality(m).tokens  # the store refuses others
+            wrong = np.nan if values.dtype.kind == "f" else (tokens or np.iinfo(values.dtype).max) // 2
+            values[offset[number == shard]] = wrong
             np.save(path, values)
     return folder
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mla_cli import registry
 from mla_cli.core.head_schedule import HeadSchedule
 from mla_cli.core.hgm import VARIANTS
+from mla_cli.engine.saving import Saver
 from mla_cli.engine.session import Session
 from mla_cli.errors import MlaError
 
@@ -185,8 +187,9 @@ def test_a_step_of_hgm_takes_the_square_of_the_width_at_most(hgm: str, apply: st
 
 
 def test_a_checkpoint_never_holds_weights_that_a_finite_loss_left_broken(mfeat_store, data_dir: Path) -> None:
-    session = make_session(mfeat_recipe(train={"diagnostics": False}), data_dir)
-    saved = []
+    session = make_session(mfeat_recipe(train={"diagnostics": False, "checkpoint_every": 2}), data_dir)
+    saved: list[str] = []
+    run: Any = SimpleNamespace(save_checkpoint=lambda which, *_: saved.append(which))
     step, parameter = session.method.step, next(session.method.encoders["fou"].parameters())
 
     def broken(batch: Any) -> dict[str, Tensor]:
@@ -197,6 +200,6 @@ def test_a_checkpoint_never_holds_weights_that_a_finite_loss_left_broken(mfeat_s
 
     session.method.step = broken  # type: ignore[method-assign]
     with pytest.raises(MlaError, match=r"`encoders.fou.*` are not finite after epoch 1, step 2") as error:
-        session.train_epoch(2, lambda: saved.append(session.progress.round))
+        Saver(session, run).train_rounds()
     assert "--set train.lr=0.005" in error.value.hint
     assert saved == []
