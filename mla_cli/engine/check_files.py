@@ -20,10 +20,12 @@ RECIPES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Thing:
-    """Something of ours: `store`, `partial` (a half-built one), `run`, `ablation`, `recipe` or `lock`."""
+    """Something of ours: `store`, `partial` (a half-built one), `run`, `ablation`, `recipe` or `lock`; or a folder that
+    is `unreadable`, with the reason."""
 
     kind: str
     path: Path
+    reason: str = ""
 
     def size(self) -> int:
         """Bytes of its files."""
@@ -38,7 +40,8 @@ def things_at(place: Path) -> Iterator[Thing]:
     if not place.is_dir():
         yield Thing("recipe", place) if place.suffix in RECIPES else owner_of(place)
         return
-    for folder, names, files in os.walk(place):
+    unreadable: list[OSError] = []
+    for folder, names, files in os.walk(place, onerror=unreadable.append):
         path = Path(folder)
         # what is hidden is being made, imported or replaced; of these only half-built sets are kept for long
         names[:] = sorted(name for name in names if not name.startswith(".") or name.endswith(".partial"))
@@ -49,6 +52,9 @@ def things_at(place: Path) -> Iterator[Thing]:
         for name in sorted(files):
             if name.startswith(".") and name.endswith(".lock") and kind is None:
                 yield Thing("lock", path / name)
+    for error in unreadable:
+        if not isinstance(error, FileNotFoundError):  # gone meanwhile
+            yield Thing("unreadable", Path(error.filename), error.strerror or str(error))
 
 
 def owner_of(file: Path) -> Thing:

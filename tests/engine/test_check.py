@@ -1,5 +1,6 @@
 """`mla check` on files: every damage is named, by `check` and by whatever reads the file; nothing is ever changed."""
 
+import errno
 import json
 import os
 import shutil
@@ -379,6 +380,23 @@ def test_a_path_of_nothing(copy: Path) -> None:
     output = mla("check", "empty")
     assert output.code == 0
     assert "nothing of mla at empty" in output.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: nothing is denied to root, as whom tests may run."""
+    shut, real = Path("runs/shut"), os.scandir
+    shut.mkdir()
+
+    def scandir(path: Any) -> Any:
+        if path == str(shut):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (found,) = problems("runs").values()
+    assert (found.part, found.item, found.found) == ("folder", str(shut), "cannot be read: Permission denied")
+    assert len(looked("runs")) == 2  # the run beside it is checked all the same
+    assert mla("check", "runs").code == 1
 
 
 def test_links_are_not_followed(copy: Path) -> None:
