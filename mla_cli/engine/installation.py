@@ -230,12 +230,15 @@ def devices(machine: Mapping[str, Any]) -> Iterator[Finding]:
 
 def place(what: str, folder: Path) -> Iterator[Finding]:
     """A folder that is written to: whether that works, with how much room, and whether locks do."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
     item = f"{what} ({folder})"
     option = {"data": "--data-dir DIR", "runs": "--run-dir DIR"}.get(what)
     elsewhere = f"choose another place with `{option}`" if option else "set TMPDIR to another folder"
+    if folder.is_symlink() and not folder.exists():
+        yield one(item, PROBLEM, f"`{folder}` is a link that leads nowhere", elsewhere)
+        return
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
     if not there.is_dir():
         yield one(item, PROBLEM, f"`{there}` is not a folder", elsewhere)
         return
