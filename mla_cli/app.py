@@ -11,7 +11,7 @@ import typer
 
 from mla_cli import __version__
 from mla_cli.errors import MlaError
-from mla_cli.files import DISK_FULL, unwritable
+from mla_cli.files import DISK_FULL, NO_ACCESS, no_access, unwritable
 from mla_cli.signals import Terminated, interruptions
 
 app = typer.Typer(
@@ -60,6 +60,9 @@ def guarded(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our pipe left: nothing more to say
                 raise typer.Exit(0) from None
             except OSError as error:
+                if error.errno in NO_ACCESS and error.filename and not options.get("debug"):
+                    render.fail(no_access(error))
+                    raise typer.Exit(1) from error
                 if error.errno not in DISK_FULL:
                     raise
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again

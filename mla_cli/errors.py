@@ -3,9 +3,13 @@
 LONGEST = 200  # characters of a value that an error shows
 
 
-def shortened(text: str) -> str:
-    """Text that an error can show, cut where it is endless."""
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+def shortened(text: str, most: int = LONGEST) -> str:
+    """Text that an error can show, cut where it is endless. most: characters.
+
+    >>> shortened("mla train --seed 1", most=12)
+    'mla train...'
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shown(value: object) -> str:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from mla_cli.errors import MlaError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.ELOOP)  # no permission, or links in a circle
 LEFT_BEHIND = 3600  # seconds
 
 
@@ -58,6 +59,17 @@ def unwritable(path: Path | str, error: OSError) -> MlaError:
     else:
         hint = "choose another place with --data-dir or --run-dir, or mend its permissions"
     return MlaError(f"cannot write `{path}`: {reason}", hint)
+
+
+def no_access(error: OSError) -> MlaError:
+    """What to tell the user about a file or folder that the system does not let us look at (`NO_ACCESS`)."""
+    hint = "mend its permissions, or choose another place"
+    return MlaError(f"no access to `{error.filename}`: {error.strerror}", hint)
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path behind links; links in a circle stay, where `Path.resolve` fails before Python 3.13."""
+    return Path(os.path.realpath(path))
 
 
 def make_folder(path: Path) -> Path:

@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
+from mla_cli.errors import shortened
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -47,16 +49,8 @@ class Holder:
 def this_process() -> Holder:
     """The note of this process."""
     now = datetime.now().astimezone().isoformat(" ", "seconds")
-    command = shortened(shlex.join(["mla", *sys.argv[1:]]))
+    command = shortened(shlex.join(["mla", *sys.argv[1:]]), most=120)
     return Holder(os.getpid(), platform.node(), boot_id(), start_ticks(os.getpid()), now, command)
-
-
-def shortened(text: str, most: int = 120) -> str:
-    """
-    >>> shortened("mla train --seed 1", most=12)
-    'mla train...'
-    """
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 @lru_cache(maxsize=1)

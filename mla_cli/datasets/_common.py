@@ -107,10 +107,15 @@ def child(folder: Path, *parts: str) -> Path | None:
 def media_files(scan: Scan, folder: Path | None, suffixes: Collection[str], modality: str = "") -> list[Path]:
     """All files below a folder with one of these suffixes (any case), sorted; hidden files are not looked at.
 
-    Links to folders are followed once. Names that are not UTF-8 are problems: nothing could refer to them.
+    Links to folders are followed once. Folders that cannot be listed are problems, and so are names that are not UTF-8:
+    nothing could refer to them.
     """
+
+    def unreadable(error: OSError) -> None:
+        scan.problem("undecodable", "", modality, Path(error.filename), f"the folder cannot be read: {error.strerror}")
+
     found, visited = list[Path](), set[tuple[int, int]]()
-    for parent, folders, files in os.walk(folder, followlinks=True) if folder else ():
+    for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=True) if folder else ():
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()

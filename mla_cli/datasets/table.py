@@ -119,6 +119,8 @@ def _table_path(root: Path, table: str | Path | None) -> Path:
         table = next((path for path in inside if path.is_file()), None)
         if table is None:
             raise MlaError("no table is named", f"pass it with `--table my.csv`; expected:\n{TREE}")
+    if Path(table).is_dir():
+        raise MlaError(f"`{table}` is a folder, not a table", "name the CSV, TSV or Parquet file in it")
     if not Path(table).is_file():
         raise MlaError(f"no table `{table}`", f"expected:\n{TREE}")
     return Path(table)

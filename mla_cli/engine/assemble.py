@@ -15,8 +15,10 @@ from mla_cli.data.manifest import Manifest, Problem
 from mla_cli.data.store import FORMAT, rows_per_shard
 from mla_cli.engine.packages import versions
 from mla_cli.engine.shards import HASHED, ShardTask, sidecar
-from mla_cli.files import json_text, read_json, sha256, sync_folder, whole_file, write_sealed, write_text
+from mla_cli.files import json_text, read_json, sha256, sync_folder, unwritable, whole_file, write_sealed, write_text
 from mla_cli.specs import FeatureSpec
+
+TRIES = 50  # to move a store into its place, which takes two renames
 
 
 def assemble_index(
@@ -109,16 +111,26 @@ def finish_store(
 
 
 def move_into_place(partial: Path, path: Path) -> None:
-    """Replace the store by a complete one. Readers that have the old one open keep reading it."""
+    """Replace the store by a complete one. Readers that have the old one open keep reading it.
+
+    Of several processes that built the same name from other specs, each moves its own: the last one's stays. Raises
+    MlaError where it cannot be moved.
+    """
     left = [*partial.glob("*/*.json"), *partial.rglob(".*.tmp")]  # sidecars, and what killed processes left
     for file in left:
         file.unlink()
     for folder in {file.parent for file in left}:
         sync_folder(folder)
     old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(partial, path)
+    for tries_left in reversed(range(TRIES)):
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(partial, path)
+            break
+        except OSError as error:  # another process puts its own there at this moment
+            if tries_left == 0:
+                raise unwritable(path, error) from error
     sync_folder(path.parent)  # or a power loss could bring the old store back, with files gone
     shutil.rmtree(old, ignore_errors=True)

@@ -72,6 +72,9 @@ def files_below(places: list[Path], data_dir: Path) -> Steps[list[Finding]]:
             found += yield from settled(look, thing.path / "settings.json")
         elif thing.kind == "recipe":
             found.append(check_runs.check_recipe(thing.path))
+        elif thing.kind == "unreadable":
+            text = f"cannot be read: {thing.reason}"
+            found.append(Finding("folder", str(thing.path), PROBLEM, text, "mend its permissions"))
         else:
             found += check_runs.check_lock(thing.path)
     return found

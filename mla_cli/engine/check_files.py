@@ -20,10 +20,12 @@ RECIPES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Thing:
-    """Something of ours: `store`, `partial` (a half-built one), `run`, `ablation`, `recipe` or `lock`."""
+    """Something of ours: `store`, `partial` (a half-built one), `run`, `ablation`, `recipe` or `lock`; or a folder that
+    is `unreadable`, with the reason."""
 
     kind: str
     path: Path
+    reason: str = ""
 
     def size(self) -> int:
         """Bytes of its files."""
@@ -31,11 +33,15 @@ class Thing:
 
 
 def things_at(place: Path) -> Iterator[Thing]:
-    """A file or folder of ours, or all of them below a folder, sorted by path; links are not followed."""
+    """A file or folder of ours, or all of them below a folder, sorted by path; links are not followed.
+
+    A file of a run, set or ablation stands for the whole of it; any other one is taken for a recipe.
+    """
     if not place.is_dir():
-        yield Thing("recipe", place)
+        yield Thing("recipe", place) if place.suffix in RECIPES else owner_of(place)
         return
-    for folder, names, files in os.walk(place):
+    unreadable: list[OSError] = []
+    for folder, names, files in os.walk(place, onerror=unreadable.append):
         path = Path(folder)
         # what is hidden is being made, imported or replaced; of these only half-built sets are kept for long
         names[:] = sorted(name for name in names if not name.startswith(".") or name.endswith(".partial"))
@@ -46,6 +52,20 @@ def things_at(place: Path) -> Iterator[Thing]:
         for name in sorted(files):
             if name.startswith(".") and name.endswith(".lock") and kind is None:
                 yield Thing("lock", path / name)
+    for error in unreadable:
+        if not isinstance(error, FileNotFoundError):  # gone meanwhile
+            yield Thing("unreadable", Path(error.filename), error.strerror or str(error))
+
+
+def owner_of(file: Path) -> Thing:
+    """What a file belongs to: a folder of ours at most two levels above it."""
+    if file.name.startswith(".") and file.name.endswith(".lock"):
+        return Thing("lock", file)
+    for folder in list(file.parents)[:2]:
+        _, names, files = next(os.walk(folder), ("", [], []))
+        if (kind := kind_of(folder, names, files)) is not None:
+            return Thing(kind, folder)
+    return Thing("recipe", file)
 
 
 def kind_of(path: Path, names: list[str], files: list[str]) -> str | None:

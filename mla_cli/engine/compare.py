@@ -17,6 +17,7 @@ from mla_cli.engine.request import Request, parse_request
 from mla_cli.engine.run import Run
 from mla_cli.engine.stored_grids import runs_in_order
 from mla_cli.errors import MlaError
+from mla_cli.files import real_path
 from mla_cli.recipe import NOT_HASHED, dotted
 
 NO_METRICS = ["setting", "num_samples", "units", "seeds", "low", "high"]  # columns of tests that are no figure
@@ -76,7 +77,7 @@ def find_runs(names: Sequence[str], run_dir: Path) -> tuple[list[Run], list[str]
             runs = [Run(folder.parent / one) for one in runs_in_order(folder)]
             left_out += [run.name for run in runs if run.state != "finished"]
             runs = [run for run in runs if run.state == "finished"]
-        found |= {run.path.resolve(): run for run in runs if run.path.resolve() not in found}
+        found |= {real_path(run.path): run for run in runs if real_path(run.path) not in found}
     return list(found.values()), left_out
 
 

@@ -8,8 +8,9 @@ STATES = (OK, WARNING, PROBLEM)  # in the order in which they are listed: a term
 
 @dataclass(frozen=True)
 class Finding:
-    """part: `installation`, `store`, `run`, `ablation`, `recipe` or `lock`. item: what was looked at, a file by its
-    path. state: `ok`, `warning` (works, but look at it) or `problem` (broken). mend: what to do, "" for nothing."""
+    """part: `installation`, `store`, `run`, `ablation`, `recipe`, `lock` or `folder`. item: what was looked at, a
+    file by its path. state: `ok`, `warning` (works, but look at it) or `problem` (broken). mend: what to do, "" for
+    nothing."""
 
     part: str
     item: str

@@ -19,7 +19,7 @@ from mla_cli.engine.prepare import feature_specs, raw_root, resolved, scan_raw
 from mla_cli.engine.reading import FILE_TIMEOUT, Batch, Trial, run_batches
 from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
-from mla_cli.files import sealed, write_json_if_other
+from mla_cli.files import real_path, sealed, write_json_if_other
 from mla_cli.schema import Recipe
 from mla_cli.specs import FeatureSpec
 
@@ -99,7 +99,7 @@ def inspect(
 
 def existing(path: Path) -> Path:
     """The nearest folder above a path that is there."""
-    return next(folder for folder in path.resolve().parents if folder.is_dir())
+    return next(folder for folder in real_path(path).parents if folder.is_dir())
 
 
 def references(manifest: Manifest, modality: str) -> list[tuple[str, str]]:

@@ -174,11 +174,11 @@ def import_findings(needed: Sequence[Requirement], failed: Mapping[str, str]) ->
         if module in EXTRAS:
             continue  # said of the extras
         packages = " ".join(TORCH) if module in TORCH or module == TOGETHER else again.get(module, module)
-        yield one(f"import {module}", PROBLEM, shortened(reason), f"pip install --force-reinstall {packages}")
+        yield one(f"import {module}", PROBLEM, first_line(reason), f"pip install --force-reinstall {packages}")
 
 
-def shortened(reason: str) -> str:
-    """The first line of an error, or its last where that says more than where it happened."""
+def first_line(reason: str) -> str:
+    """The first line of an error that says anything."""
     lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
     return lines[0] if lines else "no reason given"
 
@@ -195,7 +195,8 @@ def extra_findings(extras: Sequence[Requirement], failed: Mapping[str, str]) -> 
             yield one(name, WARNING, f"{version} is too old for {use}: it needs {requirement.specifier}", mend)
         elif name in failed:
             mend = f"pip install --force-reinstall '{name}{requirement.specifier}'"
-            yield one(name, WARNING, f"{version} cannot be imported ({shortened(failed[name])}); it is for {use}", mend)
+            says = f"{version} cannot be imported ({first_line(failed[name])}); it is for {use}"
+            yield one(name, WARNING, says, mend)
         else:
             yield one(name, OK, f"{version}, for {use}")
 
@@ -230,12 +231,15 @@ def devices(machine: Mapping[str, Any]) -> Iterator[Finding]:
 
 def place(what: str, folder: Path) -> Iterator[Finding]:
     """A folder that is written to: whether that works, with how much room, and whether locks do."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
     item = f"{what} ({folder})"
     option = {"data": "--data-dir DIR", "runs": "--run-dir DIR"}.get(what)
     elsewhere = f"choose another place with `{option}`" if option else "set TMPDIR to another folder"
+    if folder.is_symlink() and not folder.exists():
+        yield one(item, PROBLEM, f"`{folder}` is a link that leads nowhere", elsewhere)
+        return
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
     if not there.is_dir():
         yield one(item, PROBLEM, f"`{there}` is not a folder", elsewhere)
         return

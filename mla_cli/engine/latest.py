@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mla_cli.engine.run import Run
+from mla_cli.engine.status import train_command
 from mla_cli.errors import MlaError
 from mla_cli.files import write_text
 
@@ -36,11 +37,9 @@ def find_run(source: str | None, run_dir: Path) -> Run:
     if run.state == "running":
         run.refuse_held()
     if run.state != "finished":
-        recipe, data_dir = path / "recipe.yaml", run.info().get("data_dir", "data")
-        data = "" if data_dir == "data" else f" --data-dir {data_dir}"
         raise MlaError(
             f"`{path}` holds a {'failed' if run.state == 'failed' else 'run that has not finished'}"
             + (" run" if run.state == "failed" else ""),
-            f"continue it with `mla train --recipe {recipe} --run-dir {path.parent}{data} --resume`",
+            f"continue it with `{train_command(run, run.info(), '--resume')}`",
         )
     return run

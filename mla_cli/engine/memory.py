@@ -8,6 +8,7 @@ import torch
 from mla_cli.engine.run import Run
 from mla_cli.engine.scoring import SCORE_BATCH
 from mla_cli.engine.session import Session
+from mla_cli.engine.status import train_command
 from mla_cli.errors import MlaError
 
 # torch raises a plain RuntimeError where the allocator of the CPU or of MPS finds no room
@@ -37,12 +38,5 @@ def naming_memory(session: Session, run: Run) -> Iterator[None]:
         else:
             message = f"out of memory while scoring, {SCORE_BATCH} samples at a time"
             less = "or choose another --device"
-        go_on = f"free some memory and go on with `{resume_command(run)}`"
+        go_on = f"free some memory and go on with `{train_command(run, run.info(), '--resume')}`"
         raise MlaError(message, f"{go_on}; {less}") from error
-
-
-def resume_command(run: Run) -> str:
-    """What takes up an interrupted run, from the same folder."""
-    data_dir = run.info().get("data_dir", "data")
-    data = "" if data_dir == "data" else f" --data-dir {data_dir}"
-    return f"mla train --recipe {run.recipe_file} --run-dir {run.path.parent}{data} --resume"

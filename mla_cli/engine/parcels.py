@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mla_cli.engine.tasks import Folders
 from mla_cli.errors import MlaError
-from mla_cli.files import make_folder, sha256, sync_folder, sync_tree, unwritable
+from mla_cli.files import make_folder, real_path, sha256, sync_folder, sync_tree, unwritable
 from mla_cli.locks import FolderLock
 
 PIECE = 16 * 1024**2  # bytes; small beside any memory, large beside the cost of a message
@@ -92,7 +92,7 @@ def pieces_of(folder: Path, names: Iterable[str] | None = None) -> Iterator[tupl
 def add_piece(folder: Path, name: str, piece: bytes) -> None:
     """Write the next piece of a file. Raises MlaError where that is not possible."""
     target = folder / name
-    if not target.resolve().is_relative_to(folder.resolve()):
+    if not real_path(target).is_relative_to(real_path(folder)):
         raise MlaError(f"a parcel names `{name}`, which is outside of it", "was it made by another version of mla?")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

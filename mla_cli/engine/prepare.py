@@ -30,7 +30,7 @@ from mla_cli.engine.reading import FILE_TIMEOUT
 from mla_cli.engine.shards import build_shards, shard_tasks
 from mla_cli.engine.tasks import Executor
 from mla_cli.errors import MlaError
-from mla_cli.files import empty_folder, whole_file
+from mla_cli.files import empty_folder, real_path, whole_file
 from mla_cli.locks import FolderLock
 from mla_cli.markup import formula_free
 from mla_cli.schema import Recipe
@@ -81,7 +81,7 @@ def scan_raw(name: str, root: Path, options: dict[str, Any] | None) -> Manifest:
 def refuse_to_replace(path: Path, root: Path) -> None:
     """Raise MlaError where the store would take the place of the raw data, or of anything but a store."""
     elsewhere = "prepare into another place with `--data-dir DIR`, or under another name with --set dataset.store=NAME"
-    if root.resolve().is_relative_to(path.resolve()):
+    if real_path(root).is_relative_to(real_path(path)):
         raise MlaError(f"the raw data `{root}` lie where the prepared data `{path}` would go", elsewhere)
     is_store = (path / "manifest.json").is_file() and (path / "index.parquet").is_file()
     if path.exists() and not is_store and not (path.is_dir() and not any(path.iterdir())):

@@ -115,7 +115,7 @@ class Run:
         try:
             recipe = load_recipe(str(self.recipe_file))
         except MlaError as error:
-            raise edited or error from None
+            raise MlaError(edited.message, "put it back: it cannot be read any more") if edited else error from None
         if edited and recipe_hash(recipe, info["data_fingerprint"]) != info["hash"]:  # else its comments at most
             raise MlaError(
                 f"`{self.recipe_file}` was edited after the run: it is not what was trained",

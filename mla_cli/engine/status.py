@@ -15,12 +15,10 @@ from mla_cli import registry
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import read_sealed
-from mla_cli.holders import process_exists, start_ticks
 from mla_cli.locks import FolderLock
 
 # In the order in which they are listed: what asks for something stands last, where a terminal shows it.
 STATES = ("finished", "running", "running elsewhere", "interrupted", "failed", "damaged")
-CLOCK_STEP = 2.0  # seconds that boot time and file times may disagree
 
 
 @dataclass(frozen=True)
@@ -134,33 +132,14 @@ def state_of(run: Run, info: dict[str, Any]) -> tuple[str, str]:
     if state != "running":
         raise MlaError(f"`{run.path / 'run.json'}` has state `{state}`", run.start_again)
     pid, host = info.get("pid"), info.get("host")
+    if (lock := FolderLock.held(run.path)) is not None:
+        elsewhere = lock.holder is not None and lock.holder.is_elsewhere
+        return "running elsewhere" if elsewhere else "running", str(lock.holder or f"pid {pid}")
+    if (now := run.info()) != info:  # it has ended since we looked
+        return state_of(run, now)
     if host != platform.node():
         return "running elsewhere", f"or interrupted: pid {pid} on {host}"
-    if isinstance(pid, int) and is_alive(pid, (run.path / "run.json").stat().st_mtime):
-        return "running", f"pid {pid}"
     return "interrupted", ""
-
-
-def is_alive(pid: int, since: float) -> bool:
-    """Whether the process that was `pid` at time `since` still is; a later process with its number is another one."""
-    if pid <= 0:  # those mean groups of processes
-        return False
-    if not process_exists(pid):
-        return False
-    started = start_of(pid)
-    return started is None or started <= since + CLOCK_STEP
-
-
-def start_of(pid: int) -> float | None:
-    """When a process began, in seconds since 1970; None where the system has no /proc."""
-    ticks = start_ticks(pid)
-    if ticks is None:
-        return None
-    try:
-        boot = next(line for line in Path("/proc/stat").read_text("ascii").splitlines() if line.startswith("btime "))
-        return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
 
 
 def fused_accuracies(path: Path) -> tuple[float | None, float | None, bool]:

@@ -1,5 +1,7 @@
 """Every mistake a user can make: exit code 1, two lines on stderr, nothing on stdout; usage errors 2."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,22 @@ def test_what_eval_cannot_do(finished, folder: Path, words: tuple[str, ...], err
     stderr = refused("eval", finished.run, "--quiet", *words)
     assert error in stderr
     assert "\nhint: " in stderr
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP])
+def test_no_access(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Simulated: nothing is denied to root, as whom tests may run."""
+
+    def denied(run_dir: Path) -> None:
+        raise OSError(number, os.strerror(number), str(run_dir / ".last"))
+
+    monkeypatch.setattr("mla_cli.engine.latest.latest", denied)
+    assert refused("eval", "--run-dir", "runs") == (
+        f"error: no access to `runs/.last`: {os.strerror(number)}\n"
+        "hint: mend its permissions, or choose another place\n"
+    )
+    with pytest.raises(OSError, match="last"):
+        mla("eval", "--run-dir", "runs", "--debug")
 
 
 def test_finished_run_is_not_repeated(finished) -> None:

@@ -280,6 +280,8 @@ def test_other_encodings_missing_files_and_no_table_are_errors(root):
         table.scan(root, root / "nowhere.csv")
     with pytest.raises(MlaError, match="no table is named"):
         table.scan(root)
+    with pytest.raises(MlaError, match="is a folder, not a table"):
+        table.scan(root, root)
     write(root, "not parquet", "my.parquet")
     with pytest.raises(MlaError, match="cannot read"):
         table.scan(root, root / "my.parquet")

@@ -1,5 +1,6 @@
 """Scans of small raw trees: what is found, and that nothing is skipped without a word."""
 
+import errno
 import os
 import shutil
 
@@ -103,6 +104,25 @@ def test_a_folder_linked_into_itself_does_not_hang_and_hidden_files_are_no_clips
     (tmp_path / "AudioWAV" / "._1001_DFA_ANG_XX.wav").write_bytes(b"\x00\x05\x16\x07")
     manifest = cremad.scan(tmp_path)
     assert manifest.problems == []
+    assert len(manifest.rows) == number
+
+
+def test_a_folder_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
+    """Simulated: nothing is denied to root, as whom tests may run."""
+    number = make_cremad(tmp_path, **ONE)
+    shut, real = tmp_path / "AudioWAV" / "more", os.scandir
+    shut.mkdir()
+
+    def scandir(path):
+        if path == str(shut):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    manifest = cremad.scan(tmp_path)
+    (problem,) = manifest.problems
+    assert (problem.kind, problem.modality, problem.file) == ("undecodable", "audio", "AudioWAV/more")
+    assert problem.reason == "the folder cannot be read: Permission denied"
     assert len(manifest.rows) == number
 
 

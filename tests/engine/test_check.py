@@ -1,5 +1,6 @@
 """`mla check` on files: every damage is named, by `check` and by whatever reads the file; nothing is ever changed."""
 
+import errno
 import json
 import os
 import shutil
@@ -191,12 +192,17 @@ def test_comments_in_a_recipe_change_nothing(copy: Path) -> None:
     path = only_run() / "recipe.yaml"
     path.write_text("# my best run\n" + path.read_text())
     assert mla("eval", path.parent).code == 0
-    assert "was edited" in problems(path.parent)[str(path)].found  # it is not what was written, all the same
+    found = problems(path.parent)[str(path)]
+    assert "was edited" in found.found  # it is not what was written, all the same
+    assert found.mend == "nothing: only its layout or comments differ"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
-    found = mla("eval", path.parent)
-    assert found.code == 1
-    assert f"error: `{path}` was edited after the run: it is not what was trained" in found.stderr
-    assert f"mla train --recipe {path} --run-dir runs" in found.stderr
+    output = mla("eval", path.parent)
+    assert output.code == 1
+    assert f"error: `{path}` was edited after the run: it is not what was trained" in output.stderr
+    assert f"mla train --recipe {path} --run-dir runs" in output.stderr
+    assert problems(path.parent)[str(path)].mend in output.stderr  # trained again it is another run
+    path.write_text("{")
+    assert problems(path.parent)[str(path)].mend == "put it back: it cannot be read any more"
 
 
 # ---------------------------------------------------------------- changed since
@@ -356,6 +362,16 @@ def test_a_recipe_file(copy: Path) -> None:
     assert output.code == 1 and "train.epocs" in output.stdout
 
 
+def test_a_file_of_a_run_or_set_stands_for_the_whole(copy: Path) -> None:
+    run = only_run()
+    for file in (run / "run.json", run / "history.jsonl", run / "checkpoints" / "last.json"):
+        assert looked(file) == looked(run)
+    for file in (Path("data/mfeat/manifest.json"), Path("data/mfeat/mor/00000.npy")):
+        assert looked(file) == looked("data/mfeat")
+    flip(run / "predictions.parquet")
+    assert list(problems(run / "run.json")) == [str(run / "predictions.parquet")]
+
+
 def test_a_path_of_nothing(copy: Path) -> None:
     output = mla("check", "nothing")
     assert (output.code, output.stdout) == (1, "")
@@ -364,6 +380,23 @@ def test_a_path_of_nothing(copy: Path) -> None:
     output = mla("check", "empty")
     assert output.code == 0
     assert "nothing of mla at empty" in output.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: nothing is denied to root, as whom tests may run."""
+    shut, real = Path("runs/shut"), os.scandir
+    shut.mkdir()
+
+    def scandir(path: Any) -> Any:
+        if path == str(shut):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (found,) = problems("runs").values()
+    assert (found.part, found.item, found.found) == ("folder", str(shut), "cannot be read: Permission denied")
+    assert len(looked("runs")) == 2  # the run beside it is checked all the same
+    assert mla("check", "runs").code == 1
 
 
 def test_links_are_not_followed(copy: Path) -> None:

@@ -165,6 +165,10 @@ def test_a_folder_that_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").touch()
     (bad,) = engine.place("data", tmp_path / "file" / "data")
     assert (bad.state, bad.mend) == (PROBLEM, "choose another place with `--data-dir DIR`")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (bad,) = engine.place("runs", tmp_path / "link")
+    assert (bad.state, bad.found) == (PROBLEM, f"`{tmp_path / 'link'}` is a link that leads nowhere")
+    (tmp_path / "link").unlink()
     for free, state in ((10e9, OK), (1e9, WARNING), (1e6, PROBLEM)):
         usage = shutil._ntuple_diskusage(20e9, 1e9, free)
         monkeypatch.setattr(shutil, "disk_usage", lambda place, usage=usage: usage)

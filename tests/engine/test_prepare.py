@@ -1,7 +1,9 @@
+import errno
 import io
 import os
 import zipfile
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -478,6 +480,42 @@ def test_a_folder_that_is_no_store_is_not_overwritten(raw: Path, tmp_path: Path,
     with pytest.raises(MlaError, match="is not a prepared data set, and is not overwritten"):
         build(raw, tmp_path / "other", force=force)
     assert content(tmp_path / "other") == {"emoji/thesis.tex": b"years of work"}
+
+
+def test_links_that_lead_in_a_circle_are_one_error(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "data")
+    with pytest.raises(MlaError, match=r"^cannot write `"):
+        build(raw, tmp_path / "data")
+    with pytest.raises(MlaError, match="is not a folder"):
+        build(tmp_path / "back", tmp_path / "other")
+
+
+def test_stores_of_one_name_that_are_moved_into_place_at_once(tmp_path: Path) -> None:
+    """Each process moves a whole one, whoever else does the same meanwhile."""
+
+    def move(number: int) -> None:
+        for turn in range(20):
+            partial = tmp_path / f".one-{number}-{turn}.partial"
+            for name in ("visual/0.npy", "manifest.json"):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).write_text(f"{number} {turn}")
+            assemble.move_into_place(partial, tmp_path / "one")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(move, range(4)))
+    assert len(set(content(tmp_path / "one").values())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_place_that_is_held_for_ever_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    (tmp_path / "partial").mkdir()
+    monkeypatch.setattr(assemble.os, "replace", busy)
+    with pytest.raises(MlaError, match=r"cannot write `.*one`: Directory not empty"):
+        assemble.move_into_place(tmp_path / "partial", tmp_path / "one")
 
 
 def test_a_place_that_cannot_be_written(raw: Path, tmp_path: Path) -> None:

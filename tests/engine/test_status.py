@@ -4,15 +4,14 @@ import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
-import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mla_cli.engine.status import is_alive, start_of, status
+from mla_cli.engine.status import status
+from mla_cli.holders import note_of, this_process
 from mla_cli.locks import FolderLock
 from mla_cli.overview import status_tables
 
@@ -45,25 +44,32 @@ def test_every_state_and_the_command_that_goes_on(tmp_path: Path) -> None:
     running = {"state": "running", "host": here, "epochs": 9, "data_dir": "data"}
     write(runs / "done", {**common, "run.json": {"state": "finished"}, "results.csv": RESULTS})
     write(runs / "alive", {**common, "run.json": {**running, "pid": os.getpid()}})
+    write(runs / "left", {**common, "run.json": {**running, "pid": os.getpid()}})
     write(runs / "cut", {**common, "run.json": {**running, "pid": 2**22 + 1, "data_dir": "d"}})
     write(runs / "away", {**common, "run.json": {**running, "pid": 1, "host": "another"}})
     write(runs / "bad", {**common, "run.json": {"state": "failed", "error": "loss is nan"}})
     write(runs / "deep/er/claimed/checkpoints", {})
     write(runs / "deep/er/claimed", {"recipe.yaml": RECIPE})
     write(runs / "ablate-x", {"settings.json": {"runs": []}})
+    write(runs / "taken", {**common, "run.json": {**running, "pid": 1}})
+    note_of(runs / "taken").write_text(json.dumps(asdict(replace(this_process(), host="node7", boot="another"))))
+    lock = FolderLock(runs / "alive")
+    assert lock.taken()
     before = snapshot(tmp_path)
-    found = status(runs, tmp_path / "none")
-    assert snapshot(tmp_path) == before
+    with lock:
+        found = status(runs, tmp_path / "none")
+        assert snapshot(tmp_path) == before
     assert found.stores == []
     by_name = {run.run: run for run in found.runs}
     assert [(r.run, r.state) for r in found.runs] == [
-        ("done", "finished"), ("alive", "running"), ("away", "running elsewhere"), ("cut", "interrupted"),
-        ("deep/er/claimed", "interrupted"), ("bad", "failed"),
+        ("done", "finished"), ("alive", "running"), ("away", "running elsewhere"), ("taken", "running elsewhere"),
+        ("cut", "interrupted"), ("deep/er/claimed", "interrupted"), ("left", "interrupted"), ("bad", "failed"),
     ]  # fmt: skip
     assert (by_name["done"].val, by_name["done"].test, by_name["done"].command) == (0.5, 0.25, "")
-    assert [(r.epoch, r.epochs) for r in found.runs] == [(3, 3), (3, 9), (3, 9), (3, 9), (0, 7), (3, 7)]
-    assert by_name["alive"].command == by_name["away"].command == ""
-    assert by_name["alive"].note == f"pid {os.getpid()}"
+    assert [(r.epoch, r.epochs) for r in found.runs] == [(3, 3), (3, 9), (3, 9), (3, 9), (3, 9), (0, 7), (3, 9), (3, 7)]
+    assert by_name["alive"].command == by_name["away"].command == by_name["taken"].command == ""
+    assert by_name["alive"].note.startswith(f"process {os.getpid()} on {here} since ")
+    assert by_name["taken"].note.startswith(f"process {os.getpid()} on node7 since ")
     start = f"mla train --recipe '{runs}/cut/recipe.yaml' --run-dir '{runs}' "
     assert by_name["cut"].command == start + "--data-dir d --resume"
     assert by_name["deep/er/claimed"].command.endswith(f"--run-dir '{runs}/deep/er' --resume")
@@ -125,18 +131,6 @@ def test_a_smoke_run_is_told_from_a_result(tmp_path: Path) -> None:
         ("tried", "a smoke run, its numbers mean nothing"),
     ]
     assert status_tables(found)[0].notes == ["tried finished: a smoke run, its numbers mean nothing"]
-
-
-def test_a_later_process_with_the_same_number_is_another_one() -> None:
-    assert is_alive(os.getpid(), time.time())
-    started = start_of(os.getpid())
-    if started is not None:  # where there is /proc
-        assert abs(time.time() - started) < 3600 * 24
-        assert not is_alive(os.getpid(), started - 100)
-    assert not is_alive(0, time.time()) and not is_alive(-1, time.time()) and not is_alive(2**80, time.time())
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    assert not is_alive(child.pid, time.time())
 
 
 def test_prepared_half_built_and_damaged_sets(tmp_path: Path, mfeat_store: Any) -> None:
