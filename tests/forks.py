@@ -48,19 +48,18 @@ def watch() -> None:
     from mla_cli.engine import prepare
     from mla_cli.engine.session import Session
 
-    build, train = prepare.build, Session.train_epoch
+    build, close = prepare.build, Session.close_epoch
 
     def noted_build(plan: Any, *args: Any) -> Iterator[Any]:
         note(f"build {plan.path}")
         return (yield from build(plan, *args))
 
-    def noted_train(self: Session, *args: Any) -> Any:
-        found = train(self, *args)
+    def noted_close(self: Session) -> None:
+        close(self)
         note(f"epoch {self.progress.epoch}")
-        return found
 
     prepare.build = noted_build  # type: ignore[assignment]
-    Session.train_epoch = noted_train  # type: ignore[method-assign]
+    Session.close_epoch = noted_close  # type: ignore[method-assign]
 
 
 def life(number: int, words: list[str], start: int, others: int) -> None:

@@ -83,9 +83,11 @@ def begin(folder: Path) -> Path:
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """All files of a story, but for those that hold times and process ids, and temporary ones of killed processes."""
+    """All files of a story, but for those with times and process ids, and what killed processes left: locks, parts."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = [path for path in files if path.name not in ("run.json", "timing.jsonl") and path.suffix != ".tmp"]
+    files = [
+        path for path in files if path.name not in ("run.json", "timing.jsonl") and path.suffix not in (".tmp", ".lock")
+    ]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

@@ -81,7 +81,12 @@ def test_a_whole_experiment_asks_nobody(asked: list[Any], mfeat_store, data_dir:
 @pytest.mark.slow
 def test_preparing_a_grid_and_a_report_ask_nobody(asked: list[Any], folder: Path) -> None:
     """What starts worker processes talks to them over pipes of this machine, never over an address."""
-    for words in ("prepare digits --workers 1", "train --recipe digits --smoke", "report", "recipes"):
+    for words in (
+        "prepare digits --workers 1",
+        "train --recipe digits --set train.epochs=1 --set train.max_rounds=2",
+        "report",
+        "recipes",
+    ):
         output = mla(*words.split())
         assert output.code == 0, output.stderr
     assert asked == []
