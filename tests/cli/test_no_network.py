@@ -83,7 +83,7 @@ def test_preparing_a_grid_and_a_report_ask_nobody(asked: list[Any], folder: Path
     """What starts worker processes talks to them over pipes of this machine, never over an address."""
     for words in (
         "prepare digits --workers 1",
-        "train --recipe digits --set train.epochs=1 --set train.max_rounds=2",
+        "train --recipe digits --set train.epochs=1 --set dataset.limit=400",
         "report",
         "recipes",
     ):
