@@ -21,6 +21,7 @@ from mla_cli.data.mapped import FAULT_BYTES
 from mla_cli.data.modality_store import ModalityStore
 from mla_cli.data.moving import moved
 from mla_cli.data.order import Rounds
+from mla_cli.data.room import Room
 from mla_cli.data.samples import Samples
 from mla_cli.schema import AugmentSection
 from mla_cli.seeding import derive, generator
@@ -49,6 +50,7 @@ class ModalityLoader:
         self.store, self.rows, self.device, self.small = store, rows, device, small
         self.is_text = store.kind == "text"
         self.mean, self.scale = mean.astype(np.float32), (1.0 / sd).astype(np.float32)
+        self.room = Room()
         self.touched = 0  # bytes mapped since the map was last let go, at most
         self.blank = self.blank_input()
 
@@ -71,9 +73,12 @@ class ModalityLoader:
         """
         rows = self.rows[positions]
         on_cpu = self.device.type == "cpu"
-        raw = torch.from_numpy(np.empty(0, self.store.dtype)).dtype
-        dtype = torch.float32 if on_cpu and not self.is_text else raw
-        batch = torch.empty(len(rows), *self.store.shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+        dtype = np.dtype(np.float32) if on_cpu and not self.is_text else self.store.dtype
+        if self.device.type == "cuda":
+            raw = torch.from_numpy(np.empty(0, dtype)).dtype
+            batch = torch.empty(len(rows), *self.store.shape, dtype=raw, pin_memory=True)
+        else:
+            batch = torch.from_numpy(self.room.array((len(rows), *self.store.shape), dtype))
         self.read(np.maximum(rows, 0), batch.numpy(), normalise=on_cpu and not self.is_text)
         if not on_cpu:
             batch = moved(batch, self.device)
