@@ -75,8 +75,12 @@ while not (rank == '1' and os.path.exists('stopped')): time.sleep(0.01)
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    assert launch(2, python(answer), "again") == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        threading.Thread(target=interrupt).start()
+        assert launch(2, python(answer), "again") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert Path("stopped").read_text() == "0"
 
 
