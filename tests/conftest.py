@@ -5,6 +5,7 @@ to engine functions together with `features_of` (the recipe section they were pr
 """
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from mla_cli.data.store import Store
 from mla_cli.engine.executor import Local
 from mla_cli.engine.prepare import prepare
 from mla_cli.recipe import validate
+
+
+def pytest_configure() -> None:
+    """Answer Ctrl-C: a shell's background job ignores it, and so would every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 FEATURES: dict[str, dict[str, Any]] = {
     "emoji": {
