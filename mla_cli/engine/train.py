@@ -221,9 +221,8 @@ def validate(session: Session, split: str) -> dict[str, float]:
 def finish(session: Session, run: Run, **facts: Any) -> list[dict[str, Any]]:
     """Score val and test with the selected checkpoint, write predictions and results, mark the run finished.
 
-    Returns the rows of its results.
-
-    facts: of the predictions, in place of those of a run that was trained here.
+    facts: of the predictions, in place of those of a run that was trained here. Returns the rows of its results; of
+    several ranks the first does, the others none.
     """
     which = "last" if session.recipe.train.select_on == "last" else "best"
     tensors, values = run.load_checkpoint(which)
