@@ -4,6 +4,7 @@ The pictures of a clip carry their number: a 4 x 3 grid of black and white cells
 picture at any size, however lossy the codec.
 """
 
+import struct
 from pathlib import Path
 
 import av
@@ -45,6 +46,15 @@ def write_audio(path: Path, waveform: np.ndarray, rate: int, codec: str | None =
     with av.open(str(path), "w") as container:
         _write_sound(container, waveform, rate, codec or AUDIO_CODECS[path.suffix.lower()])
     return path
+
+
+def float_wav(rate: int, channels: int, samples: np.ndarray, declared: int | None = None) -> bytes:
+    """A WAV file of 32-bit floats with any header."""
+    data = samples.astype("<f4").tobytes()
+    size = len(data) if declared is None else declared
+    header = struct.pack("<HHIIHH", 3, channels, rate, rate * channels * 4 & 0xFFFFFFFF, channels * 4 & 0xFFFF, 32)
+    body = b"WAVEfmt " + struct.pack("<I", 16) + header + b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", min(size + 36, 0xFFFFFFFF)) + body + data
 
 
 def numbered_picture(number: int, width: int = 96, height: int = 72) -> np.ndarray:

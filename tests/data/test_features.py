@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from media_files import noise, tone, write_audio, write_clip, write_image
+from media_files import float_wav, noise, tone, write_audio, write_clip, write_image
 from numpy.lib.stride_tricks import sliding_window_view
 
 from mla_cli.data import features, text
@@ -158,6 +158,26 @@ def test_log_stft_agrees_with_numpy(tmp_path, seconds, rate, n_fft, hop, length)
     assert feature.array.shape == (1, *expected.shape)
     assert feature.valid == expected.shape[1]
     np.testing.assert_allclose(feature.array[0], expected, rtol=0, atol=1e-5)  # float32 of numbers down to -16
+
+
+def test_sound_too_loud_for_float32_is_listed(tmp_path):
+    """Sound in floating point may hold any number; its power then leaves float32's range, and is not clipped."""
+    (tmp_path / "loud.wav").write_bytes(float_wav(16000, 1, noise(0.5, 16000) * 1e30))
+    with pytest.raises(BadMedia) as caught:
+        compute(FbankSpec(frames=20), "audio", tmp_path, "loud.wav")
+    assert caught.value.kind == "not_finite"
+
+
+@pytest.mark.parametrize("spec", [FbankSpec(frames=40), LogStftSpec(rate=16000, n_fft=256, hop=80, seconds=0.5)])
+def test_a_silent_part_has_the_least_value_of_its_feature(tmp_path, spec):
+    """log(eps) and log(1e-7): finite. Sound that is silent throughout is listed, see test_media.py."""
+    write_audio(tmp_path / "x.wav", np.concatenate([np.zeros(4000), noise(0.25, 16000)[0]])[None], 16000)
+    feature = compute(spec, "audio", tmp_path, "x.wav")
+    lowest = np.log(1e-7) if isinstance(spec, LogStftSpec) else np.log(np.finfo(np.float32).eps)
+    silent = feature.array[0, :, 5:45] if isinstance(spec, LogStftSpec) else feature.array[0, :20]
+    assert np.isfinite(feature.array).all()
+    assert feature.array.min() == pytest.approx(lowest, abs=1e-3)
+    np.testing.assert_allclose(silent, np.full(silent.shape, lowest), atol=1e-3)
 
 
 def test_sound_cuts_reach_the_feature(tmp_path):

@@ -15,6 +15,7 @@ from media_files import (
     AUDIO_CODECS,
     CLIP_CODECS,
     LFS_POINTER,
+    float_wav,
     noise,
     ramp_picture,
     read_number,
@@ -266,15 +267,6 @@ def test_sound_that_is_not_there(tmp_path):
     assert kind_of(check, "audio", tmp_path, "silent.wav") == "silent"
     assert kind_of(compute, FbankSpec(), "audio", tmp_path, "silent.wav") == "silent"
     assert check("audio", tmp_path, "x.wav") is None
-
-
-def float_wav(rate: int, channels: int, samples: np.ndarray, declared: int | None = None) -> bytes:
-    """A WAV file of 32-bit floats with any header."""
-    data = samples.astype("<f4").tobytes()
-    size = len(data) if declared is None else declared
-    header = struct.pack("<HHIIHH", 3, channels, rate, rate * channels * 4 & 0xFFFFFFFF, channels * 4 & 0xFFFF, 32)
-    body = b"WAVEfmt " + struct.pack("<I", 16) + header + b"data" + struct.pack("<I", size)
-    return b"RIFF" + struct.pack("<I", min(size + 36, 0xFFFFFFFF)) + body + data
 
 
 def test_impossible_sound_is_refused_and_bounded(tmp_path, monkeypatch):
