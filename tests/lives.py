@@ -5,6 +5,7 @@ seconds each. `Lives` is its client. A fault is one of
 
     after: seconds      SIGKILL from outside after so long
     at: number          SIGKILL, or the signals of the list `signals`, just before the n-th operation
+    in: phase           SIGKILL when this phase is entered for the first time
     full: number        the disk is full from the n-th write on, as long as this life lasts
     record: folder      operations go to `log.jsonl` there, what was synced beside it, for `power_loss.py`
 
@@ -67,6 +68,12 @@ train:
   {epochs: 2, batch_size: 32, optimizer: adamw, lr: 0.01, schedule: cosine, warmup: 0.5, checkpoint_every: 1,
    threads: 1}
 """
+# Where a kill must have been tried in each step of the story.
+AIMS = {
+    "prepare": ["shards", "store into place"],
+    "train": ["training step", "checkpoint", "finish"],
+    "eval": ["eval"],
+}
 # A whole experiment: three processes, each of which may be killed and is then started again with the same words.
 STORY = {
     "prepare": "prepare mfeat --recipe tiny.yaml --workers 1 -q",
@@ -144,7 +151,8 @@ class Lives:
 
 @dataclass
 class Kills:
-    """Stories that are killed again and again, half of the times at a random operation, half after a random time.
+    """Stories that are killed again and again: each phase of `AIMS` once, then half of the times at a random operation,
+    half after a random time.
 
     A story ends when a life of each of its steps was not killed; its bytes must then be those of an undisturbed one.
     """
@@ -162,11 +170,14 @@ class Kills:
             assert self.length[step].code == 0, self.length[step].stderr
         self.whole = outcome(place) | {"stdout": self.length["eval"].stdout.encode()}
 
-    def fault(self, step: str, even: bool) -> dict[str, float]:
+    def fault(self, step: str, even: bool) -> dict[str, Any]:
         """A kill, or in one case of four none."""
         length = self.length[step]
         if self.rng.random() < 0.25:
             return {}
+        for phase in AIMS[step]:
+            if even and (step, phase) not in self.places:
+                return {"in": phase}
         if even and step != "eval":  # that one writes nothing
             return {"at": int(self.rng.integers(1, length.operations + 1))}
         return {"after": float(self.rng.uniform(0, length.seconds))}
@@ -195,19 +206,21 @@ class Kills:
 class Note:
     """What a life is doing, readable by the server after its end: operations, phase, last operation."""
 
-    def __init__(self, fatal: int | None, signals: list[int]):
+    def __init__(self, fatal: int | None, signals: list[int], phase: str | None):
         self.memory = mmap.mmap(-1, WORDS)
         self.phase, self.operations, self.fatal = "start", 0, fatal
-        self.signals = signals
+        self.signals, self.fatal_phase = signals, phase
         self.writes, self.full = 0, ""
 
     def count(self, doing: str) -> None:
         """One more operation is about to be done, which may be the last."""
         self.operations += 1
         self.write(doing)
-        if self.operations == self.fatal:
+        if self.operations == self.fatal or self.phase == self.fatal_phase:
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
             for number in self.signals:
                 os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # all at once, or the first would unwind from here
 
     def write(self, doing: str) -> None:
         text = json.dumps([self.operations, self.phase, self.writes, self.full, doing[:150]]).encode()
@@ -226,7 +239,7 @@ def serve() -> None:
     assert len(names - {"jemalloc_bg_thd"}) == 1, names
     for line in sys.stdin:
         words, folder, fault = json.loads(line)
-        note = Note(fault.get("at"), fault.get("signals", [signal.SIGKILL]))
+        note = Note(fault.get("at"), fault.get("signals", [signal.SIGKILL]), fault.get("in"))
         note.write("")
         place = Path(folder)
         place.mkdir(exist_ok=True)

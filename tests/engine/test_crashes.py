@@ -4,7 +4,6 @@ the end."""
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import mla
-from lives import STORY, Kills, Lives, begin, outcome
+from lives import AIMS, STORY, Kills, Lives, begin, outcome
 from power_loss import Disk, restore, states
 from tiny import mfeat_recipe, run_bytes, trained
 
@@ -40,10 +39,34 @@ def test_fifty_kills_at_any_instant(lives: Lives, tmp_path: Path) -> None:
     kills = Kills(lives, tmp_path, np.random.default_rng(9))
     while len(kills.places) < 50:
         kills.one_story(50)
-    hit = Counter(kills.places)
-    phases = {phase for _, phase in hit}
-    assert {step for step, _ in hit} == set(STORY)
-    assert {"shards", "store into place", "training step", "checkpoint", "finish", "eval"} <= phases, hit
+    assert {(step, phase) for step, phases in AIMS.items() for phase in phases} <= set(kills.places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("numbers", "code"), [((2,), 130), ((15,), 143), ((2, 15), 143)])
+def test_signals_at_any_operation_and_the_same_words_go_on(
+    lives: Lives, tmp_path: Path, numbers: tuple[int, ...], code: int
+) -> None:
+    """SIGINT (2), SIGTERM (15), and one after the other, in prepare, train and eval: saved, and told what goes on."""
+    whole, folder = begin(tmp_path / "whole"), begin(tmp_path / "stopped")
+    rng = np.random.default_rng(sum(numbers))
+    for step, words in STORY.items():
+        undisturbed = lives.live(words.split(), whole)
+        points = rng.choice(np.arange(1, undisturbed.operations + 1), min(3, undisturbed.operations), replace=False)
+        for point in points:
+            life = lives.live(words.split(), folder, at=int(point), signals=numbers)
+            if life.code == 0:  # too late: all was done
+                continue
+            assert (life.code, life.stdout) == (code, ""), (step, point, life.doing, life.stderr)
+            assert "Traceback" not in life.stderr
+            if len(numbers) == 1:
+                told, _, again = life.stderr.splitlines()[-1].partition("To go on: mla ")
+                assert told == "interrupted; what is finished is kept. "
+                assert sorted(again.split()) == sorted(words.split())
+        life = lives.live(words.split(), folder)
+        assert life.code == 0, life.stderr
+    assert outcome(folder) == outcome(whole)
+    assert life.stdout == undisturbed.stdout
 
 
 # ---------------------------------------------------------------- power loss
