@@ -31,8 +31,8 @@ def changed_packages(run: Run) -> list[str]:
 def changed_data(run: Run, data_dir: Path) -> list[str]:
     """Sentences on the prepared set of a run, where it is not what the run was trained on."""
     info = run.info()
-    trained = info.get("store_fingerprint")
-    places = [data_dir / run.recipe().store, Path(str(info.get("data_dir", data_dir))) / run.recipe().store]
+    trained, name = info.get("store_fingerprint"), run.recipe().store
+    places = [data_dir / name, Path(str(info.get("data_dir", data_dir))) / name]
     path = next((place for place in places if (place / "manifest.json").is_file()), None)
     if path is None or trained is None:
         return []

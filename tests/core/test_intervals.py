@@ -14,6 +14,7 @@ from mla_cli.core.intervals import (
     effective,
     per_unit,
     resampled,
+    student_quantile,
     two_sided,
     units_of,
 )
@@ -96,6 +97,12 @@ def test_few_units_stand_further_out_by_students_t() -> None:
     low, high = bounds(draws, np.full(units, 7.0))
     t = stats.t.ppf(0.975, units - 1)
     assert (low, high) == pytest.approx((-t, t), rel=1e-3)
+
+
+def test_students_quantile_is_scipys() -> None:
+    """From 100 degrees of freedom on by its expansion."""
+    for df in (1.06, 9.0, 57.3, 99.9, 100.0, 100.5, 327.0, 2047.0, 1e6):
+        assert student_quantile(df) == pytest.approx(special.stdtrit(df, 0.975), abs=1e-10)
 
 
 def test_unequal_sizes_count_as_fewer_units() -> None:
