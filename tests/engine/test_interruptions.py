@@ -86,6 +86,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(tmp_path: Path, tiny_disk: Path) -> None:
     raw_trees.make_food101(tmp_path / "raw", pictures=50)  # 300 pictures: 5 shards of 0.79 MB; texts: 0.4 MB
     ballast = tiny_disk / "ballast"

@@ -102,6 +102,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_what_hangs_or_crashes_is_listed_and_the_rest_is_built(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "WORK", f"{__name__}:trapped_shard")
     begun = time.monotonic()
