@@ -197,8 +197,8 @@ class Fuser:
         mixed = self._mix(self.logits if of == "logits" else self.probabilities, present, rule, weights, batch_size)
         if of == "probabilities":
             mixed = np.log(np.maximum(mixed, np.finfo(np.float64).tiny)).astype(self.logits.dtype)
-        broken = int((~np.isfinite(mixed)).any(axis=1).sum())
-        if broken:
+        if not np.isfinite(mixed).all():
+            broken = int((~np.isfinite(mixed)).any(axis=1).sum())
             text = f"`fusion.rule: {rule}`: fused logits of {broken} of {self.num_samples} samples leave {mixed.dtype}"
             raise MlaError(text, "the logits are far too large: fuse with `entropy`, or lower `train.lr`")
         return mixed

@@ -41,7 +41,12 @@ def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Share of the samples whose prediction is their label."""
-    return float(right(logits, labels).mean())
+    return accuracy_of(confusion(logits, labels))
+
+
+def accuracy_of(cells: np.ndarray) -> float:
+    """`accuracy` of the samples that a confusion matrix counts."""
+    return float(cells.diagonal().sum() / cells.sum())
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -54,7 +59,11 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
     """Unweighted mean of the F1 of every class that is a label or a prediction here."""
-    cells = confusion(logits, labels)
+    return macro_f1_of(confusion(logits, labels))
+
+
+def macro_f1_of(cells: np.ndarray) -> float:
+    """`macro_f1` of the samples that a confusion matrix counts."""
     seen = cells.sum(0) + cells.sum(1)
     return float((2 * cells.diagonal()[seen > 0] / seen[seen > 0]).mean())
 

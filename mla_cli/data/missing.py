@@ -23,8 +23,8 @@ subset       Everybody loses all modalities outside a subset; takes no rate.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations, pairwise
+from functools import lru_cache, partial
+from itertools import combinations
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def draw_present(
     if available.dtype != bool or available.shape != (len(ids), len(modalities)):
         raise ValueError(f"available is {available.dtype} {available.shape}, not bool {(len(ids), len(modalities))}")
     requested = check_request(pattern, rate, modalities)
-    rows, columns = _order(ids, "ids"), _order(modalities, "modalities")
+    rows, columns = _order(tuple(ids), "ids"), _order(tuple(modalities), "modalities")
     table = available[np.ix_(rows, columns)]
     names = [modalities[column] for column in columns]
     bare = np.flatnonzero(~table.any(axis=1))
@@ -129,13 +129,12 @@ def subset_present(available: np.ndarray, subset: Sequence[str], modalities: Seq
     return available & np.isin(np.array(modalities, dtype=str), np.array(subset, dtype=str))
 
 
-def _order(names: Sequence[str] | np.ndarray, what: str) -> list[int]:
+@lru_cache(maxsize=8)  # a table draws from the same names a hundred times
+def _order(names: tuple[str, ...], what: str) -> tuple[int, ...]:
     """Positions that sort the names; sorting makes a draw independent of the order they came in."""
-    names = list(names)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    if any(names[one] == names[other] for one, other in pairwise(order)):
+    if len(set(names)) < len(names):
         raise ValueError(f"{what} are not unique, so a draw would depend on their order")
-    return order
+    return tuple(sorted(range(len(names)), key=names.__getitem__))
 
 
 def _kept_one(table: np.ndarray, names: list[str], rate: float, stream: Stream, split: str) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 from mla_cli.engine.check_files import Examined, Reader
 from mla_cli.engine.events import Steps
 from mla_cli.engine.findings import OK, PROBLEM, WARNING, Finding
+from mla_cli.engine.going_on import train_command
 from mla_cli.engine.integrity import changed_since
 from mla_cli.engine.run import FILES, Run
-from mla_cli.engine.status import train_command
 from mla_cli.engine.stored_grids import AGAIN, runs_in_order, stored_grid
 from mla_cli.errors import MlaError
 from mla_cli.holders import read_holder
@@ -48,10 +48,10 @@ def check_run(path: Path, reader: Reader, data_dir: Path) -> Steps[list[Finding]
         seen.problem(path / "run.json", "is missing")
     elif state == "running" or state == "absent":
         text = "was interrupted" if state == "running" else "was interrupted before its first epoch"
-        seen.add(path, WARNING, text, f"go on with `{train_command(run, info, '--resume')}`")
+        seen.add(path, WARNING, text, f"go on with `{train_command(run.path, info, '--resume')}`")
     elif state == "failed":
         text = f"failed: {info.get('error', 'no reason is recorded')}"
-        seen.add(path, WARNING, text, f"try again with `{train_command(run, info, '--resume')}`")
+        seen.add(path, WARNING, text, f"try again with `{train_command(run.path, info, '--resume')}`")
     else:
         seen.problem(path / "run.json", f"has state `{state}`")
     with suppress(MlaError):  # said already

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from mla_cli.engine.going_on import train_command
 from mla_cli.engine.run import Run
-from mla_cli.engine.status import train_command
 from mla_cli.errors import MlaError
 from mla_cli.files import write_text
 
@@ -40,6 +40,6 @@ def find_run(source: str | None, run_dir: Path) -> Run:
         raise MlaError(
             f"`{path}` holds a {'failed' if run.state == 'failed' else 'run that has not finished'}"
             + (" run" if run.state == "failed" else ""),
-            f"continue it with `{train_command(run, run.info(), '--resume')}`",
+            f"continue it with `{train_command(run.path, run.info(), '--resume')}`",
         )
     return run

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
+from mla_cli.engine.going_on import train_command
 from mla_cli.engine.run import Run
 from mla_cli.engine.scoring import SCORE_BATCH
 from mla_cli.engine.session import Session
-from mla_cli.engine.status import train_command
 from mla_cli.errors import MlaError
 
 # torch raises a plain RuntimeError where the allocator of the CPU or of MPS finds no room
@@ -38,5 +38,5 @@ def naming_memory(session: Session, run: Run) -> Iterator[None]:
         else:
             message = f"out of memory while scoring, {SCORE_BATCH} samples at a time"
             less = "or choose another --device"
-        go_on = f"free some memory and go on with `{train_command(run, run.info(), '--resume')}`"
+        go_on = f"free some memory and go on with `{train_command(run.path, run.info(), '--resume')}`"
         raise MlaError(message, f"{go_on}; {less}") from error

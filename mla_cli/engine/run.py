@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli.engine.checkpoints import packed, read_checkpoint, read_frozen, read_values, write_checkpoint, write_frozen
+from mla_cli.engine.going_on import train_command
 from mla_cli.engine.packages import packages_of, versions
 from mla_cli.errors import MlaError
 from mla_cli.files import (
@@ -79,7 +80,8 @@ class Run:
         path = self.path / "run.json"
         if not path.is_file():
             return {}
-        return read_sealed(path, f"{self.train_again}; if it was edited on purpose, remove its line `{SEAL}`")
+        again = f"start the run again with `{train_command(self.path, {}, '--force')}`"
+        return read_sealed(path, f"{again}; if it was edited on purpose, remove its line `{SEAL}`")
 
     @property
     def is_imported(self) -> bool:
@@ -89,15 +91,12 @@ class Run:
     @property
     def start_again(self) -> str:
         """The hint for what is damaged beyond repair."""
+        info: dict[str, Any] = {}
         with suppress(MlaError):  # `run.json` itself is damaged
-            if self.is_imported:
-                return f"import it again with `{self.info()['imported']['again']}`"
-        return self.train_again
-
-    @property
-    def train_again(self) -> str:
-        """The hint where it was trained here."""
-        return f"start the run again with `mla train --recipe {self.recipe_file} --run-dir {self.path.parent} --force`"
+            info = self.info()
+        if "imported" in info:
+            return f"import it again with `{info['imported']['again']}`"
+        return f"start the run again with `{train_command(self.path, info, '--force')}`"
 
     @property
     def recipe_file(self) -> Path:

@@ -6,6 +6,7 @@ rank the samples (`aurc`, `map`) are counted again in every resample. `ece` has 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ METRICS = ("accuracy", "macro_f1", "nll", "brier", "ece", "aurc", "map", "recall
 CHOICES = ("entropy_choice", "oracle_gap")  # compare the modalities, so only fused outputs have them
 PLAIN = ("nll", "brier", "ece", "aurc")  # shown as they are; the others are shares, shown in percent
 LARGEST = 250_000  # samples times classes that `map` is resampled for: a quarter of a minute
+COUNTED = {"accuracy": metrics.accuracy_of, "macro_f1": metrics.macro_f1_of}  # of the confusion matrix
 SIMPLE = {
-    "accuracy": metrics.accuracy,
-    "macro_f1": metrics.macro_f1,
     "nll": metrics.nll,
     "brier": metrics.brier,
     "ece": metrics.ece,
@@ -59,6 +59,11 @@ class Output:
     units: np.ndarray
     parts: tuple[np.ndarray, np.ndarray] | None = None
 
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """The confusion matrix: int (class, class)."""
+        return metrics.confusion(self.logits, self.labels)
+
 
 def score_rows(output: Output, names: Sequence[str], classes: Sequence[str], bounded: bool) -> Iterator[dict[str, Any]]:
     """`metric`, `value`, `low` and `high` of every metric that is defined for the output, and `num_samples` where it is
@@ -68,8 +73,9 @@ def score_rows(output: Output, names: Sequence[str], classes: Sequence[str], bou
     for name in names:
         if name in CHOICES and (output.parts is None or output.parts[1].shape[1] < 2):
             continue
-        if name in SIMPLE:
-            value = SIMPLE[name](output.logits, output.labels)
+        if name in SIMPLE or name in COUNTED:
+            count = COUNTED.get(name)
+            value = count(output.cells) if count else SIMPLE[name](output.logits, output.labels)
             low, high = bounds_of(name, output, value) if bounded else (np.nan, np.nan)
             yield {"metric": name, "value": value, "low": low, "high": high}
             continue

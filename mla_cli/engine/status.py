@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mla_cli import registry
+from mla_cli.engine.going_on import train_command
 from mla_cli.engine.run import Run
 from mla_cli.errors import MlaError
 from mla_cli.files import read_sealed
@@ -109,9 +110,9 @@ def run_status(path: Path, run_dir: Path, now: float) -> RunStatus:
         epochs = info["epochs"] if isinstance(info.get("epochs"), int) else run.recipe().train.epochs
     except (MlaError, OSError) as error:
         note = error.message if isinstance(error, MlaError) else str(error)
-        command = train_command(run, {}, "--force") if (path / "recipe.yaml").exists() else ""
+        command = train_command(run.path, {}, "--force") if (path / "recipe.yaml").exists() else ""
         return RunStatus(name, "damaged", epoch, epochs, None, None, age, note, command)
-    command = "" if state.startswith("running") else train_command(run, info, "--resume")
+    command = "" if state.startswith("running") else train_command(run.path, info, "--resume")
     return RunStatus(name, state, epoch, epochs, None, None, age, note, command)
 
 
@@ -156,14 +157,6 @@ def fused_accuracies(path: Path) -> tuple[float | None, float | None, bool]:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise MlaError(f"cannot read `{path / 'results.csv'}`: {error}") from error
     return found.get("val"), found.get("test"), smoke
-
-
-def train_command(run: Run, info: dict[str, Any], how: str) -> str:
-    """What goes on with a run, as one line for a shell."""
-    places = ["--run-dir", str(run.path.parent)]
-    if info.get("data_dir", "data") != "data":
-        places += ["--data-dir", str(info["data_dir"])]
-    return shlex.join(["mla", "train", "--recipe", str(run.recipe_file), *places, how])
 
 
 # ---------------------------------------------------------------- prepared sets

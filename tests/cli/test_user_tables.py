@@ -38,6 +38,11 @@ def test_from_table_to_predictions(own_table: Path) -> None:
     )
     assert mla("eval", "--table", "new.csv", "--out", "other.parquet", "--quiet").stderr == ""
 
+    Path("labelled.csv").write_text("id,label,title,note\nn1,horse,barks,loud\nn2,,meows,\nn3,cat,,quiet\n", "utf-8")
+    assert mla("eval", "--table", "labelled.csv", "--out", "labelled.parquet").code == 0
+    labelled = pq.read_table("labelled.parquet")  # labels are not used, be they of the run's classes or not
+    assert str(labelled.to_pydict()) == str(table.to_pydict())
+
 
 def test_absent_cells_are_counted_and_skipped(own_table: Path) -> None:
     output = mla("prepare", "table", "--table", "my.csv", "--quiet")

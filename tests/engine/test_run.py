@@ -282,6 +282,15 @@ def test_checkpoints_that_cannot_be_read(tmp_path: Path) -> None:
         assert caught.value.hint == run.start_again
 
 
+def test_what_starts_a_run_again_names_its_data_folder(tmp_path: Path) -> None:
+    run, _ = claimed(tmp_path)
+    run.update(data_dir="my data")
+    command = f"start the run again with `mla train --recipe {run.recipe_file} --run-dir {run.path.parent}"
+    assert run.start_again == f"{command} --data-dir 'my data' --force`"
+    (run.path / "run.json").write_text("{")
+    assert run.start_again == f"{command} --force`"
+
+
 # ---------------------------------------------------------------- finding runs
 
 
