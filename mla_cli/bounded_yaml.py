@@ -4,6 +4,8 @@
 them, deep nesting exhausts Python's stack, and one long number takes minutes to print.
 """
 
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -34,6 +36,11 @@ def parse_yaml(text: str) -> Any:
 
     Raises yaml.YAMLError, or ValueError for a date such as 2024-13-01.
     """
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=8)  # a command reads the recipe of its run several times
+def _parsed(text: str) -> Any:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise yaml.YAMLError(f"more than {MAX_BYTES:,} bytes")
     loader = _Loader(text)
