@@ -18,7 +18,7 @@ class MappedShard:
 
     def __init__(self, path: Path):
         """Raises OSError, ValueError or EOFError for what is no such file."""
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        loaded = np.lib.format.open_memmap(path, mode="r")  # `np.load` would take a zip file for an archive of arrays
         self.map = loaded.base if isinstance(loaded.base, mmap.mmap) else None
         self.offset = int(getattr(loaded, "offset", 0))
         self.rows = np.asarray(loaded)  # a plain view: indexing the memmap subclass costs more per batch
