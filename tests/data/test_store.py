@@ -93,6 +93,15 @@ def test_shards_stay_near_their_size() -> None:
             assert stores.SHARD_BYTES / 2 < rows * width * 4 <= stores.SHARD_BYTES
 
 
+def test_a_shard_that_is_an_archive_of_arrays_is_refused(tmp_path: Path) -> None:
+    """NumPy's own reading goes by the content, not by the name."""
+    store = make_modality(tmp_path, np.zeros((4, 2), np.float32), 4)
+    with (tmp_path / "00000.npy").open("wb") as file:
+        np.savez(file, rows=np.zeros((4, 2), np.float32))
+    with pytest.raises(MlaError, match="cannot read"):
+        store.shards  # noqa: B018
+
+
 @pytest.mark.parametrize("shard_rows", [1, 3, 8, 10, 64])
 def test_take_is_indexing_of_all_rows(tmp_path: Path, shard_rows: int) -> None:
     rows = rng.normal(size=(10, 2, 3)).astype(np.float32)
