@@ -202,8 +202,9 @@ class Store:
         if store.kind == "vector":  # per column: the rows themselves, in blocks
             rows = positions[samples]
             total, squares = np.zeros(store.shape), np.zeros(store.shape)
-            for block in store.blocks(rows):
-                total += block.sum(0, dtype=np.float64)
+            with np.errstate(invalid="ignore"):  # infinity of both signs
+                for block in store.blocks(rows):
+                    total += block.sum(0, dtype=np.float64)
             if not np.isfinite(total).all():  # `mla prepare` refuses such a row
                 raise MlaError(
                     f"the features of `{modality}` in `{self.path}` hold values that are not finite",

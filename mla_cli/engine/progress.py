@@ -1,8 +1,24 @@
 """Where a run stands inside its epochs, and what to try when it diverges."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
+
+
+class Saved(BaseModel):
+    """The values of a checkpoint that training goes on from."""
+
+    model_config = ConfigDict(strict=True)
+    epoch: NonNegativeInt
+    round: NonNegativeInt
+    best_epoch: NonNegativeInt
+    best_accuracy: float
+    loss_rounds: dict[str, list[NonNegativeInt]]
+    outputs: list[str]
+    skipped: dict[str, NonNegativeInt]
+    method: dict[str, Any]
 
 
 @dataclass

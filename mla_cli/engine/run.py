@@ -244,7 +244,8 @@ class Run:
         """Drop the lines after the first `epochs` epochs: they will be made again from the checkpoint."""
         for file in ("history.jsonl", "timing.jsonl"):
             rows = [row for row in self.history(file) if row["epoch"] <= epochs]
-            if file == "history.jsonl" and [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
+            whole = len(rows) == epochs and all(row["epoch"] == number for number, row in enumerate(rows, 1))
+            if file == "history.jsonl" and not whole:
                 raise MlaError(f"`{self.path / file}` lacks some of the {epochs} epochs trained", self.start_again)
             write_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from mla_cli import registry
 from mla_cli.core.ranks import ALONE, Ranks
@@ -26,6 +27,7 @@ from mla_cli.engine.integrity import resuming_notes
 from mla_cli.engine.latest import remember
 from mla_cli.engine.memory import naming_memory
 from mla_cli.engine.predictions import join
+from mla_cli.engine.progress import Saved
 from mla_cli.engine.run import Run, run_name
 from mla_cli.engine.saving import Saver
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
@@ -158,7 +160,12 @@ def restore(session: Session, run: Run) -> None:
     """Take up the last checkpoint. Raises MlaError where something that resuming needs is not in it."""
     checkpoint = run.load_checkpoint("last")
     try:
+        Saved.model_validate(checkpoint[1])
         session.load_state(*checkpoint)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MlaError(f"checkpoint `last` of `{run.path}`: `{place}`: {first['msg']}", run.start_again) from error
     except KeyError as error:
         raise MlaError(f"checkpoint `last` of `{run.path}` lacks {error}", run.start_again) from error
 

@@ -301,6 +301,14 @@ def test_constant_columns_become_zero(tmp_path: Path, value: float) -> None:
     np.testing.assert_allclose((rows[:, 1] - mean[1]) / sd[1], 0, atol=1e-7 * abs(value))
 
 
+def test_vectors_that_are_not_finite_have_no_normalisation(tmp_path: Path) -> None:
+    """`mla prepare` refuses them; a shard may be damaged later. No warning comes before the error."""
+    rows = np.zeros((9, 2), np.float32)
+    rows[2], rows[5] = np.inf, -np.inf
+    with pytest.raises(MlaError, match="hold values that are not finite"):
+        make_store(tmp_path, "vector", rows).normalisation("m", np.arange(9))
+
+
 def test_constant_channels_and_sound(tmp_path: Path) -> None:
     rows = rng.integers(0, 256, (5, 3, 4, 4)).astype(np.uint8)
     rows[:, 1] = 200

@@ -25,6 +25,7 @@ from mla_cli.engine.events import Epoch, Finished, Note, Started
 from mla_cli.engine.run import Run
 from mla_cli.engine.train import train
 from mla_cli.errors import MlaError
+from mla_cli.files import write_sealed
 
 NOISE = {"mor": {"noise": 0.3}, "fou": {"noise": 0.3}}
 # What could make a resumed run differ: dropout, noise, running means, moments, schedule, warm-up, short last batch.
@@ -272,6 +273,19 @@ def test_a_checkpoint_that_lacks_something_is_refused(mfeat_store, data_dir: Pat
     steps.close()
     (run,) = [Run(path) for path in tmp_path.iterdir()]
     tensors, values = run.load_checkpoint("last")
+    for key, wrong in {
+        "epoch": [1],
+        "round": -1,
+        "best_accuracy": "x",
+        "outputs": {},
+        "skipped": {"mor": None},
+    }.items():
+        run.save_checkpoint("last", tensors, values)
+        path = run.path / "checkpoints" / "last.json"
+        write_sealed(path, json.loads(path.read_text()) | {key: wrong})
+        with pytest.raises(MlaError, match=rf"checkpoint `last` of .*: `{key}") as error:
+            trained(rich(), data_dir, tmp_path, resume=True)
+        assert error.value.hint == run.start_again
     del tensors["extra.matrix"]
     run.save_checkpoint("last", tensors, values)
     with pytest.raises(MlaError, match=r"checkpoint `last` of .* lacks 'matrix'") as error:

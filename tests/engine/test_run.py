@@ -154,6 +154,9 @@ def test_history_lines_are_whole_and_exact(tmp_path: Path) -> None:
     assert run.history() == rows[:2]
     assert [row["epoch"] for row in run.history("timing.jsonl")] == [1, 2]
     assert (run.path / "history.jsonl").read_bytes() == before[: len((run.path / "history.jsonl").read_bytes())]
+    for epochs in (3, -1, 10**30):  # as a damaged checkpoint may say
+        with pytest.raises(MlaError, match=r"history\.jsonl` lacks some of the"):
+            run.keep_history(epochs)
 
 
 def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
