@@ -25,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -218,8 +219,8 @@ class Note:
         self.write(doing)
         if self.operations == self.fatal or self.phase == self.fatal_phase:
             signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
-            for number in self.signals:
-                os.kill(os.getpid(), number)
+            for number in self.signals:  # to this thread: another one would not hold them back
+                signal.pthread_kill(threading.get_ident(), number)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)  # all at once, or the first would unwind from here
 
     def write(self, doing: str) -> None:
