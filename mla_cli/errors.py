@@ -1,5 +1,10 @@
 """The one exception that `mla` turns into two lines on stderr and exit code 1."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 LONGEST = 200  # characters of a value that an error shows
 
 
@@ -39,3 +44,9 @@ class MlaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+def misfit(error: "ValidationError") -> str:
+    """The first value that a model refuses: its place and the reason."""
+    first = error.errors()[0]
+    return f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}"

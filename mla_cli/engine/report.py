@@ -22,7 +22,7 @@ from mla_cli.engine.run import Run
 from mla_cli.engine.scores import DEFAULT, METRICS
 from mla_cli.engine.scoring_rules import fixed_weights
 from mla_cli.engine.stored_grids import AGAIN, stored_grid, stored_rows, whole_table
-from mla_cli.errors import MlaError
+from mla_cli.errors import MlaError, misfit
 from mla_cli.schema import Recipe
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the missing-rate curve, those that the modalities can meet
@@ -225,9 +225,7 @@ def read_record(run: Run) -> Record:
     try:
         return Record.model_validate(run.info())
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise MlaError(f"`{run.path / 'run.json'}`: `{place}`: {first['msg']}", run.start_again) from error
+        raise MlaError(f"`{run.path / 'run.json'}`: {misfit(error)}", run.start_again) from error
 
 
 def epoch_of(checkpoint: str) -> int:

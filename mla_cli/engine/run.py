@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_cli.engine.checkpoints import packed, read_checkpoint, read_frozen, read_values, write_checkpoint, write_frozen
-from mla_cli.engine.going_on import train_command
+from mla_cli.engine.going_on import start_again
 from mla_cli.engine.packages import packages_of, versions
 from mla_cli.errors import MlaError
 from mla_cli.files import (
@@ -80,7 +80,7 @@ class Run:
         path = self.path / "run.json"
         if not path.is_file():
             return {}
-        again = f"start the run again with `{train_command(self.path, {}, '--force')}`"
+        again = start_again(self.path, {})
         return read_sealed(path, f"{again}; if it was edited on purpose, remove its line `{SEAL}`")
 
     @property
@@ -96,7 +96,7 @@ class Run:
             info = self.info()
         if "imported" in info:
             return f"import it again with `{info['imported']['again']}`"
-        return f"start the run again with `{train_command(self.path, info, '--force')}`"
+        return start_again(self.path, info)
 
     @property
     def recipe_file(self) -> Path:

@@ -74,8 +74,7 @@ def score_rows(output: Output, names: Sequence[str], classes: Sequence[str], bou
         if name in CHOICES and (output.parts is None or output.parts[1].shape[1] < 2):
             continue
         if name in SIMPLE or name in COUNTED:
-            count = COUNTED.get(name)
-            value = count(output.cells) if count else SIMPLE[name](output.logits, output.labels)
+            value = COUNTED[name](output.cells) if name in COUNTED else SIMPLE[name](output.logits, output.labels)
             low, high = bounds_of(name, output, value) if bounded else (np.nan, np.nan)
             yield {"metric": name, "value": value, "low": low, "high": high}
             continue

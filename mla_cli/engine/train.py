@@ -33,7 +33,7 @@ from mla_cli.engine.saving import Saver
 from mla_cli.engine.scoring import accuracies, check_subsets, describe_samples, fused_scores, score
 from mla_cli.engine.session import Session
 from mla_cli.engine.shared_run import check_ranks, differences, run_of
-from mla_cli.errors import MlaError
+from mla_cli.errors import MlaError, misfit
 from mla_cli.files import sync_folder
 from mla_cli.schema import Recipe
 from mla_cli.signals import HeldBack
@@ -163,9 +163,7 @@ def restore(session: Session, run: Run) -> None:
         Saved.model_validate(checkpoint[1])
         session.load_state(*checkpoint)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise MlaError(f"checkpoint `last` of `{run.path}`: `{place}`: {first['msg']}", run.start_again) from error
+        raise MlaError(f"checkpoint `last` of `{run.path}`: {misfit(error)}", run.start_again) from error
     except KeyError as error:
         raise MlaError(f"checkpoint `last` of `{run.path}` lacks {error}", run.start_again) from error
 
